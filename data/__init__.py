@@ -1,0 +1,1 @@
+"""What is read and written: slides, annotations, composed scenes, taxa and counts."""

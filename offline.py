@@ -1,0 +1,37 @@
+"""Switches off every call home of the dependencies; imported before any of them.
+
+ultralytics looks up DNS at import, fetches a font at plots, reports usage and installs missing packages; albumentations
+asks for its newest version; Gradio and the hub clients report usage. palyno runs in laboratories without a network and
+on other people's slides, so all of it is off. A variable the user has set is left alone.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+SWITCHES = {
+    "YOLO_OFFLINE": "1",
+    "YOLO_AUTOINSTALL": "0",
+    "ULTRALYTICS_SKIP_REQUIREMENTS_CHECKS": "1",
+    "NO_ALBUMENTATIONS_UPDATE": "1",
+    "HF_HUB_OFFLINE": "1",
+    "HF_HUB_DISABLE_TELEMETRY": "1",
+    "TRANSFORMERS_OFFLINE": "1",
+    "GRADIO_ANALYTICS_ENABLED": "False",
+    "DISABLE_TELEMETRY": "1",
+    "DO_NOT_TRACK": "1",
+}
+
+
+def cache_dir() -> Path:
+    """The folder for what palyno may write outside its outputs: `$PALYNO_CACHE`, else `~/.cache/palyno`."""
+    root = os.environ.get("PALYNO_CACHE")
+    return Path(root) if root else Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "palyno"
+
+
+def switch_off() -> None:
+    """Sets the switches for this process and its children; call before importing a dependency that has any."""
+    for name, value in SWITCHES.items():
+        os.environ.setdefault(name, value)
+    os.environ.setdefault("YOLO_CONFIG_DIR", str(cache_dir()))

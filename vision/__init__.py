@@ -1,0 +1,1 @@
+"""Pixels to grains: blocks, backbones, models, tiles and the detector."""

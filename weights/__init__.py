@@ -1,0 +1,1 @@
+"""Weights that ship: safetensors, a model card each, and `models.lock`."""
