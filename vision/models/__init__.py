@@ -1,1 +1,1 @@
-"""Layer tables (YAML) and the code that builds a detector from them on ultralytics."""
+"""Layer tables (YAML) and the code that builds a detector from them on ultralytics, without forking it."""

@@ -1,0 +1,23 @@
+"""What depthwise convolution is: one call of PyTorch, and the path for graphs that are exported."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+
+
+def depthwise(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None, stride: int) -> torch.Tensor:
+    """Correlates each channel with its own kernel; zeros outside the map.
+
+    Args:
+        x: (B, C, H, W).
+        weight: (C, 1, kh, kw), odd.
+        bias: (C,) or None.
+        stride: Step of the output grid.
+
+    Returns:
+        (B, C, ceil(H / stride), ceil(W / stride)), dtype of `x`.
+    """
+    padding = (weight.shape[2] // 2, weight.shape[3] // 2)
+    bias = None if bias is None else bias.to(x.dtype)
+    return F.conv2d(x, weight.to(x.dtype), bias, stride, padding, groups=x.shape[1])

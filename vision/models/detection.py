@@ -1,0 +1,105 @@
+"""`PollenModel`: a body of ours with ultralytics' detection head, where ultralytics expects a detection model."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from ... import offline
+from ..blocks import ConvNormAct
+from ..blocks.omni import KernelSum
+from .graph import Body
+from .rows import Scale
+from .tables import configure, model_names
+
+offline.switch_off()
+from ultralytics.nn.modules import Detect  # noqa: E402
+from ultralytics.nn.tasks import BaseModel, DetectionModel, initialize_weights  # noqa: E402
+
+__all__ = ["PollenModel", "build", "model_names"]
+
+
+class PollenModel(DetectionModel):
+    """Body and head in a row, as ultralytics' losses, trainer, validator, predictor and exporters expect them.
+
+    In eval mode `model(x)[0]` is (B, 4 + classes, A): for each of A anchors a box (centre x, centre y, width, height,
+    pixels of `x`), then a probability a class.
+
+    Args:
+        cfg: Name, YAML file or configuration, see `configure`.
+        ch: Channels of the image; None keeps what `cfg` says, else 3.
+        nc: Number of classes; None keeps what `cfg` says. Names are kept where the number agrees.
+        verbose: Print a summary.
+
+    Attributes:
+        yaml: The full configuration, plain values: `PollenModel(model.yaml)` builds the same network again.
+        names: Class names by index.
+    """
+
+    def __init__(
+        self,
+        cfg: str | Path | Mapping[str, Any],
+        ch: int | None = None,
+        nc: int | None = None,
+        verbose: bool = True,
+    ):
+        # Not DetectionModel's: its parser knows ultralytics' own blocks only.
+        BaseModel.__init__(self)
+        config = self.yaml = configure(cfg, classes=nc, channels=ch)
+        scale = Scale(*config["scales"][config["scale"]])
+        body = Body(config["layers"], config["outputs"], scale, config["options"], config["channels"])
+        Detect.legacy = False  # A class attribute that older models set: it would change the head's layers.
+        head = Detect(config["nc"], config["reg_max"], False, body.channels)
+        for i, part in enumerate((body, head)):
+            part.i, part.f, part.type = i, -1, type(part).__name__
+            part.np = sum(p.numel() for p in part.parameters())
+        self.model, self.save, self.inplace = torch.nn.Sequential(body, head), [], True
+        self.names = dict(enumerate(config["names"]))
+        head.stride = self.stride = torch.tensor([8.0, 16.0, 32.0])
+        head.bias_init()
+        initialize_weights(self)
+        if verbose:
+            self.info()
+
+    def fuse(self, verbose: bool = False, imgsz: int = 640) -> PollenModel:
+        """Folds normalisation into convolutions and branches into one kernel, for inference."""
+        for module in self.modules():
+            if isinstance(module, ConvNormAct):
+                module.fuse()
+            elif isinstance(module, KernelSum):
+                module.merge()
+        return super().fuse(verbose=verbose, imgsz=imgsz)
+
+    def _predict_once(self, x: torch.Tensor, profile: bool = False, embed: Sequence[int] | None = None) -> Any:
+        if not embed:
+            return super()._predict_once(x, profile)
+        # The body returns several maps: an image's embedding is their means, one after the other.
+        return torch.cat([maps.mean((2, 3)) for maps in self.model[0](x)], 1).unbind(0)
+
+
+def build(
+    name_or_config: str | Path | Mapping[str, Any],
+    *,
+    classes: int | Sequence[str] | None = None,
+    edge: str | None = None,
+    gate: str | None = None,
+    channels: int | None = None,
+) -> PollenModel:
+    """A network with fresh weights.
+
+    Args:
+        name_or_config: A name from `model_names()`, a YAML file, or the `yaml` of another model.
+        classes: Number of classes, or their names in order; None keeps what the configuration says.
+        edge: `magnitude`, `reference` or `none`, see `HEM`; None keeps what the table says, `magnitude`.
+        gate: `published` or `none`, see `OmniKernel`; None keeps what the table says, `published`.
+        channels: Channels of the image; None keeps what the configuration says, else 3.
+
+    Raises:
+        UnknownModelError: No such name.
+        UsageError: An unknown option, or no classes.
+    """
+    config = configure(name_or_config, classes=classes, channels=channels, edge=edge, gate=gate)
+    return PollenModel(config, verbose=False)

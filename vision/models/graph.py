@@ -1,0 +1,120 @@
+"""A network body from a layer table with named rows.
+
+A row reads `[name, sources, block, arguments]`: sources are names of earlier rows or `image`; `row.part` names one
+output of a row that has several. See `hieraedge.yaml`.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import nn
+
+from ...errors import UsageError
+from .rows import ROWS, Scale
+
+__all__ = ["Body"]
+
+
+class Body(nn.Module):
+    """The rows of a table as one module: an image to feature maps.
+
+    Args:
+        rows: `[name, sources, block, arguments]` each.
+        outputs: Names of the maps to return.
+        scale: Width and depth.
+        options: Values for the `$option` arguments; every option must be used.
+        channels: Channels of the image.
+
+    Attributes:
+        blocks: The modules by row name.
+        channels: Channels of the outputs.
+
+    Raises:
+        UsageError: A row that cannot be meant; the message names the row.
+    """
+
+    def __init__(
+        self,
+        rows: Sequence[Sequence[Any]],
+        outputs: Sequence[str],
+        scale: Scale,
+        options: Mapping[str, str],
+        channels: int = 3,
+    ):
+        super().__init__()
+        self.blocks = nn.ModuleDict()
+        self.sources: dict[str, tuple[str, ...]] = {}
+        self.parts: dict[str, tuple[str, ...]] = {}
+        self.outputs = tuple(outputs)
+        widths = {"image": channels}
+        used: set[str] = set()
+        for row in rows:
+            name, sources, block, arguments = _read(row)
+            if name in self.blocks or name == "image" or "." in name:
+                raise UsageError(f"row {name!r}: expected a new name without dots")
+            for source in sources:
+                _known(f"row {name!r}: source", source, widths)
+            _known(f"row {name!r}: block", block, ROWS)
+            for key, value in arguments.items():
+                if isinstance(value, str) and value.startswith("$"):
+                    _known(f"row {name!r}: option", value[1:], options)
+                    arguments[key] = options[value[1:]]
+                    used.add(value[1:])
+            inputs = [widths[source] for source in sources]
+            try:
+                inspect.signature(ROWS[block]).bind(scale, *inputs, **arguments)
+            except TypeError as error:
+                raise UsageError(
+                    f"row {name!r}: {block} with {len(inputs)} source(s) and {arguments}: {error}; "
+                    f"expected {inspect.signature(ROWS[block])}"
+                ) from error
+            module, made = ROWS[block](scale, *inputs, **arguments)
+            self.blocks[name], self.sources[name] = module, sources
+            self.parts[name] = tuple(f"{name}.{part}" for part in made) if isinstance(made, dict) else (name,)
+            widths |= zip(self.parts[name], made.values() if isinstance(made, dict) else (made,), strict=True)
+        for output in self.outputs:
+            _known("output", output, widths)
+        if unused := sorted(set(options) - used):
+            raise UsageError(
+                f"options: no row uses {', '.join(unused)}; expected some of {', '.join(sorted(used)) or 'none'}"
+            )
+        self.channels = tuple(widths[output] for output in self.outputs)
+        # The row after which a map is not needed any more: large images would otherwise hold every map at once.
+        self.last_use = {source: name for name, sources in self.sources.items() for source in sources}
+
+    def forward(self, image: torch.Tensor) -> list[torch.Tensor]:
+        """(B, channels, H, W) with sides that are multiples of 32 -> the output maps, finest first."""
+        return list(self.maps(image, self.outputs).values())
+
+    def maps(self, image: torch.Tensor, names: Sequence[str]) -> dict[str, torch.Tensor]:
+        """The maps of these names, for inspection: `body.maps(image, ["edge.p3", "p3"])`.
+
+        Raises:
+            UsageError: A name that no row has.
+        """
+        maps = {"image": image}
+        for name, module in self.blocks.items():
+            made = module(*(maps[source] for source in self.sources[name]))
+            maps |= zip(self.parts[name], made if isinstance(made, tuple) else (made,), strict=True)
+            for source in self.sources[name]:
+                if self.last_use[source] == name and source not in names:
+                    maps.pop(source, None)
+        for name in names:
+            _known("map", name, maps)
+        return {name: maps[name] for name in names}
+
+
+def _read(row: Sequence[Any]) -> tuple[str, tuple[str, ...], str, dict[str, Any]]:
+    if isinstance(row, str) or len(row) != 4 or not isinstance(row[3], Mapping):
+        raise UsageError(f"expected a row [name, sources, block, {{arguments}}], got {row!r}")
+    name, sources, block, arguments = row
+    return name, (sources,) if isinstance(sources, str) else tuple(sources), block, dict(arguments)
+
+
+def _known(what: str, name: str, names: Mapping[str, Any]) -> None:
+    if name not in names:
+        raise UsageError(f"{what} {name!r} is not known; expected one of {', '.join(sorted(names)) or 'none'}")

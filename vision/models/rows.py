@@ -1,0 +1,100 @@
+"""The blocks a layer table can name: for each, how its arguments and its sources' channels make a module.
+
+A maker takes the scale and the channels of its sources, then the row's arguments by keyword; it returns the module and
+the channels of its output, or one number a name where it has several outputs.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+from torch import nn
+
+from ... import offline
+from ..blocks import CSPOKM, HEM, SEF, Concat, SPDConv
+
+offline.switch_off()
+from ultralytics.nn.modules import A2C2f, C3k2, Conv  # noqa: E402
+
+__all__ = ["ROWS", "Scale"]
+
+Made = tuple[nn.Module, int | dict[str, int]]
+
+
+class Scale(NamedTuple):
+    """How one layer table becomes networks of several sizes.
+
+    Attributes:
+        depth: Factor on repeats.
+        width: Factor on channels.
+        max_channels: Channels are cut to this before the factor.
+    """
+
+    depth: float
+    width: float
+    max_channels: int
+
+    def channels(self, n: int) -> int:
+        """Channels at this scale: the next multiple of 8."""
+        return math.ceil(min(n, self.max_channels) * self.width / 8) * 8
+
+    def repeats(self, n: int) -> int:
+        """Repeats at this scale, at least one."""
+        return max(round(n * self.depth), 1)
+
+
+def _conv(scale: Scale, c_in: int, /, *, out: int, kernel: int = 1, stride: int = 1) -> Made:
+    c_out = scale.channels(out)
+    return Conv(c_in, c_out, kernel, stride), c_out
+
+
+def _c3k2(scale: Scale, c_in: int, /, *, out: int, repeats: int = 1, c3k: bool = False, ratio: float = 0.5) -> Made:
+    c_out = scale.channels(out)
+    return C3k2(c_in, c_out, scale.repeats(repeats), c3k, ratio), c_out
+
+
+def _a2c2f(scale: Scale, c_in: int, /, *, out: int, repeats: int = 1, attention: bool = True, area: int = 1) -> Made:
+    c_out = scale.channels(out)
+    return A2C2f(c_in, c_out, scale.repeats(repeats), attention, area), c_out
+
+
+def _hem(scale: Scale, c_in: int, /, *, widths: Sequence[int], edge: str = "magnitude") -> Made:
+    scaled = [scale.channels(width) for width in widths]
+    return HEM(c_in, scaled, edge), dict(zip(("p3", "p4", "p5"), scaled, strict=True))
+
+
+def _sef(scale: Scale, c_edge: int, c_semantic: int, /, *, out: int) -> Made:
+    c_out = scale.channels(out)
+    return SEF(c_edge, c_semantic, c_out), c_out
+
+
+def _spdconv(scale: Scale, c_in: int, /, *, out: int) -> Made:
+    c_out = scale.channels(out)
+    return SPDConv(c_in, c_out), c_out
+
+
+def _cspokm(scale: Scale, c_in: int, /, *, ratio: float = 0.25, kernel: int = 31, gate: str = "published") -> Made:
+    return CSPOKM(c_in, ratio, kernel, gate), c_in
+
+
+def _upsample(scale: Scale, c_in: int, /, *, factor: int = 2) -> Made:
+    return nn.Upsample(scale_factor=factor, mode="nearest"), c_in
+
+
+def _concat(scale: Scale, /, *c_in: int) -> Made:
+    return Concat(), sum(c_in)
+
+
+ROWS: dict[str, Callable[..., Any]] = {
+    "A2C2f": _a2c2f,
+    "C3k2": _c3k2,
+    "CSPOKM": _cspokm,
+    "Concat": _concat,
+    "Conv": _conv,
+    "HEM": _hem,
+    "SEF": _sef,
+    "SPDConv": _spdconv,
+    "Upsample": _upsample,
+}

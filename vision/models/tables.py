@@ -1,0 +1,86 @@
+"""Which models there are, and their configurations: plain dictionaries that hold all a network is built from."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from copy import deepcopy
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from ...errors import UnknownModelError, UsageError
+
+__all__ = ["configure", "model_names"]
+
+_FOLDER = Path(__file__).parent
+_KEYS = {"name", "scale", "scales", "options", "reg_max", "layers", "outputs", "nc", "names", "channels"}
+
+
+def model_names() -> list[str]:
+    """The names that `build` takes, such as `hieraedge-n`."""
+    return sorted(f"{path.stem}-{scale}" for path in _FOLDER.glob("*.yaml") for scale in _load(path)["scales"])
+
+
+def configure(
+    name_or_config: str | Path | Mapping[str, Any],
+    *,
+    classes: int | Sequence[str] | None = None,
+    channels: int | None = None,
+    **options: str | None,
+) -> dict[str, Any]:
+    """The full configuration of a network.
+
+    Args:
+        name_or_config: A name from `model_names()`, a YAML file or an earlier configuration.
+        classes: Number of classes, or their names in order; None, or the number that the configuration has, keeps
+            its names.
+        channels: Channels of the image; None keeps what the configuration says, else 3.
+        **options: Values for the table's options; None keeps the table's.
+
+    Returns:
+        A new dictionary of plain values, which `configure` takes again and JSON can hold.
+
+    Raises:
+        UnknownModelError: No such name.
+        UsageError: An unknown key, option or scale, or no classes.
+    """
+    config = deepcopy(dict(name_or_config)) if isinstance(name_or_config, Mapping) else _find(str(name_or_config))
+    if unknown := sorted(set(config) - _KEYS):
+        raise UsageError(f"configuration: unknown {', '.join(unknown)}; expected some of {', '.join(sorted(_KEYS))}")
+    if missing := sorted({"scale", "scales", "layers", "outputs"} - set(config)):
+        raise UsageError(f"configuration: {', '.join(missing)} missing")
+    if config["scale"] not in config["scales"]:
+        raise UsageError(f"scale: expected one of {', '.join(config['scales'])}; got {config['scale']!r}")
+    config.setdefault("options", {})
+    for option, value in options.items():
+        if value is None:
+            continue
+        if option not in config["options"]:
+            raise UsageError(f"unknown option {option!r}; expected one of {', '.join(config['options']) or 'none'}")
+        config["options"][option] = value
+    if classes is not None and classes != config.get("nc"):
+        names = [str(i) for i in range(classes)] if isinstance(classes, int) else [str(name) for name in classes]
+        config |= {"nc": len(names), "names": names}
+    if not config.get("nc"):
+        raise UsageError("classes: expected their number or their names, got none")
+    if len(config.setdefault("names", [str(i) for i in range(config["nc"])])) != config["nc"]:
+        raise UsageError(f"names: expected {config['nc']}, one a class, got {len(config['names'])}")
+    config["channels"] = channels or config.get("channels", 3)
+    config.setdefault("reg_max", 16)
+    return config
+
+
+def _find(name: str) -> dict[str, Any]:
+    path = Path(name)
+    if path.suffix in (".yaml", ".yml") and path.is_file():
+        return _load(path)
+    stem = path.stem if path.suffix in (".yaml", ".yml") else name
+    if stem not in model_names():
+        raise UnknownModelError(f"no model {name!r}; expected a YAML file or one of {', '.join(model_names())}")
+    table, _, scale = stem.rpartition("-")
+    return {"name": stem, "scale": scale, **_load(_FOLDER / f"{table}.yaml")}
+
+
+def _load(path: Path) -> dict[str, Any]:
+    return yaml.safe_load(path.read_text(encoding="utf-8"))

@@ -1,0 +1,117 @@
+"""ultralytics' trainer and front end, taught to build `PollenModel`. Nothing of ultralytics is patched.
+
+Mind the threads: importing ultralytics sets OMP_NUM_THREADS to 1 where it is not set, and each time one of its trainers,
+validators or predictors picks the CPU (`ultralytics.utils.torch_utils.select_device`), torch's number of threads becomes
+cores - 1, at most 8. Whoever runs a network afterwards sets the number again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from ... import offline
+from .detection import PollenModel
+from .tables import configure
+
+offline.switch_off()
+import yaml  # noqa: E402
+from ultralytics import YOLO  # noqa: E402
+from ultralytics.models.yolo.detect import DetectionPredictor, DetectionTrainer, DetectionValidator  # noqa: E402
+from ultralytics.utils import DEFAULT_CFG, DEFAULT_CFG_DICT  # noqa: E402
+
+__all__ = ["PollenTrainer", "PollenYOLO"]
+
+
+class PollenTrainer(DetectionTrainer):
+    """ultralytics' detection trainer on a `PollenModel`.
+
+    Args:
+        cfg: ultralytics' defaults.
+        overrides: Its arguments; `model` is a name from `model_names()` with the suffix `.yaml`, a YAML file or a `.pt` that
+            was trained here.
+        _callbacks: Its callbacks.
+        config: A configuration to train instead of `overrides["model"]`; written to `model.yaml` in the run's folder.
+    """
+
+    def __init__(
+        self,
+        cfg: Any = DEFAULT_CFG,
+        overrides: Mapping[str, Any] | None = None,
+        _callbacks: Any = None,
+        *,
+        config: Mapping[str, Any] | None = None,
+    ):
+        super().__init__(cfg, dict(overrides or {}), _callbacks)
+        if config is not None:
+            # A file and not an attribute: the processes of a distributed run are given the arguments only.
+            path = Path(self.save_dir) / "model.yaml"
+            path.write_text(yaml.safe_dump(dict(config), sort_keys=False), encoding="utf-8")
+            self.model = self.args.model = str(path)
+
+    def get_model(self, cfg: Any = None, weights: Any = None, verbose: bool = True) -> PollenModel:
+        """The network for the data set's classes, with the weights of another where given."""
+        model = PollenModel(cfg, self.data["channels"], self.data["nc"], verbose=verbose)
+        self.set_model_names_for_load(model)
+        if weights:
+            model.load(weights)
+        return model
+
+    def set_model_attributes(self) -> None:
+        """Gives the network the data set's class names, in its configuration too."""
+        super().set_model_attributes()
+        self.model.yaml["names"] = [str(name) for _, name in sorted(self.data["names"].items())]
+
+
+class PollenYOLO(YOLO):
+    """ultralytics' front end (train, val, predict, export) for `PollenModel`.
+
+    Args:
+        model: A name from `model_names()`, a YAML file, or a `.pt` that was trained here (a pickle: only from people
+            you trust).
+        classes: For a new network its number of classes or their names; training takes the data set's.
+        edge: For a new network, see `build`.
+        gate: For a new network, see `build`.
+        verbose: Print a summary.
+    """
+
+    def __init__(
+        self,
+        model: str | Path,
+        *,
+        classes: int | Sequence[str] = 1,
+        edge: str | None = None,
+        gate: str | None = None,
+        verbose: bool = False,
+    ):
+        name = str(model)
+        self._config = {} if name.endswith(".pt") else configure(name, classes=classes, edge=edge, gate=gate)
+        super().__init__(name if name.endswith((".pt", ".yaml", ".yml")) else f"{name}.yaml", "detect", verbose)
+
+    def _new(self, cfg: str, task: str | None = None, verbose: bool = False) -> None:
+        self.cfg, self.task, self.model_name = cfg, task, cfg
+        self.model = PollenModel(self._config, verbose=verbose)
+        self.overrides |= {"model": cfg, "task": task}
+        self.model.args = {**DEFAULT_CFG_DICT, **self.overrides}
+        self.model.task = task
+
+    def train(self, trainer: Any = None, **kwargs: Any) -> Any:
+        """Trains; see ultralytics' `Model.train`. A new network starts from fresh weights, drawn after seeding."""
+        if trainer is None and not self.ckpt and not kwargs.get("resume"):
+            trainer = partial(PollenTrainer, config=self.model.yaml)
+            kwargs.setdefault("pretrained", False)
+        return super().train(trainer=trainer, **kwargs)
+
+    @property
+    def task_map(self) -> dict[str, dict[str, Any]]:
+        """The classes that ultralytics uses for detection."""
+        return {
+            "detect": {
+                "model": PollenModel,
+                "trainer": PollenTrainer,
+                "validator": DetectionValidator,
+                "predictor": DetectionPredictor,
+            }
+        }
