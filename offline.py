@@ -35,3 +35,17 @@ def switch_off() -> None:
     for name, value in SWITCHES.items():
         os.environ.setdefault(name, value)
     os.environ.setdefault("YOLO_CONFIG_DIR", str(cache_dir()))
+
+
+def provide_fonts() -> None:
+    """Puts a font under the names that ultralytics would otherwise download when it draws or checks a data set."""
+    import shutil
+
+    import matplotlib
+
+    folder = Path(os.environ.get("YOLO_CONFIG_DIR", cache_dir())) / "Ultralytics"
+    folder.mkdir(parents=True, exist_ok=True)
+    source = Path(matplotlib.get_data_path()) / "fonts" / "ttf" / "DejaVuSans.ttf"
+    for name in ("Arial.ttf", "Arial.Unicode.ttf"):
+        if not (folder / name).exists():
+            shutil.copyfile(source, folder / name)

@@ -1,0 +1,115 @@
+"""`palyno compose`: training scenes from reference grains."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+FOLDER = click.Path(exists=True, file_okay=False, path_type=Path)
+
+
+@click.command(short_help="Make training scenes with exact boxes from reference pictures of single grains.")
+@click.argument("reference", type=FOLDER)
+@click.option(
+    "--out", required=True, type=click.Path(file_okay=False, path_type=Path), help="New folder for the data set."
+)
+@click.option("--test-reference", type=FOLDER, help="Pictures that are never trained on, in one folder a taxon.")
+@click.option("--fields", multiple=True, type=FOLDER, help="Real fields; where they are empty they become backgrounds.")
+@click.option(
+    "--debris-fields",
+    multiple=True,
+    type=FOLDER,
+    help="Real fields with every grain marked (YOLO); all else is background.",
+)
+@click.option("--labelled-fields", type=FOLDER, help="Labelled fields (YOLO) whose tiles join the data set.")
+@click.option("--labelled-class", default="Oryza", show_default=True, help="Class of their boxes.")
+@click.option("--field-splits", type=click.Path(exists=True, dir_okay=False, path_type=Path), help="CSV: file, split.")
+@click.option("--train-scenes", default=4000, show_default=True, type=click.IntRange(0))
+@click.option("--val-scenes", default=300, show_default=True, type=click.IntRange(0))
+@click.option("--test-scenes", default=400, show_default=True, type=click.IntRange(0))
+@click.option(
+    "--tile-repeats",
+    default=2,
+    show_default=True,
+    type=click.IntRange(1),
+    help="Scales at which labelled fields are cut.",
+)
+@click.option(
+    "--unknown", multiple=True, metavar="SPLIT:TAXON,...", help="Taxa labelled unknown; chosen by the seed if none."
+)
+@click.option("--size", default=640, show_default=True, type=click.IntRange(128), help="Side of a scene in pixels.")
+@click.option(
+    "--stain-jitter", default=1.0, show_default=True, type=click.FloatRange(0, 1), help="0 keeps the references' stain."
+)
+@click.option("--seed", default=0, show_default=True, type=click.IntRange(0))
+@click.option("--workers", default=1, show_default=True, type=click.IntRange(1), help="Processes.")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON document on standard output.")
+def compose(
+    reference: Path,
+    out: Path,
+    unknown: tuple[str, ...],
+    size: int,
+    stain_jitter: float,
+    workers: int,
+    as_json: bool,
+    **options,
+) -> None:
+    """Compose a data set from REFERENCE, a folder with one folder of single-grain pictures a taxon.
+
+    Writes images, YOLO labels, COCO annotations and manifest.json, which tells for every grain which picture it was cut
+    from and how it was placed. The same arguments give the same scenes.
+    """
+    import json
+    import sys
+
+    from ...data.compose import Recipe, compose_dataset
+    from ...data.scene import SceneSettings
+
+    recipe = Recipe(
+        reference=reference,
+        test_reference=options["test_reference"],
+        fields=options["fields"],
+        debris_fields=options["debris_fields"],
+        labelled_fields=options["labelled_fields"],
+        labelled_class=options["labelled_class"],
+        field_splits=options["field_splits"],
+        scenes={split: options[f"{split}_scenes"] for split in ("train", "val", "test")},
+        tile_repeats=options["tile_repeats"],
+        unknown=_unknown(unknown),
+        seed=options["seed"],
+        scene=SceneSettings(size=size, stain_jitter=stain_jitter),
+    )
+    if sys.stderr.isatty() and not as_json:
+        from rich.console import Console
+        from rich.progress import Progress
+
+        with Progress(console=Console(stderr=True)) as bar:
+            task = bar.add_task("composing")
+            show = lambda done, total: bar.update(task, completed=done, total=total)  # noqa: E731
+            manifest = compose_dataset(recipe, out, workers=workers, progress=show)
+    else:
+        manifest = compose_dataset(recipe, out, workers=workers)
+    summary = {key: manifest[key] for key in ("images", "grains", "classes", "unknown", "refused")}
+    if as_json:
+        click.echo(json.dumps(summary, ensure_ascii=False))
+        return
+    for split, count in manifest["images"].items():
+        click.echo(f"{split}: {count} images, {manifest['grains'][split]} grains", err=True)
+    for note in manifest["refused"]:
+        click.echo(f"left out: {note}", err=True)
+    click.echo(f"{len(manifest['classes'])} classes; written to {out}", err=True)
+
+
+def _unknown(values: tuple[str, ...]) -> dict[str, tuple[str, ...]] | None:
+    if not values:
+        return None
+    chosen: dict[str, tuple[str, ...]] = {"train": (), "val": (), "test": ()}
+    for value in values:
+        split, _, taxa = value.partition(":")
+        if split not in chosen or not taxa:
+            raise click.BadParameter(
+                f"expected SPLIT:TAXON,... with split train, val or test, got {value!r}", param_hint="--unknown"
+            )
+        chosen[split] = tuple(t.strip() for t in taxa.split(","))
+    return chosen

@@ -1,0 +1,40 @@
+"""`palyno train`: train a detector."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+
+@click.command(short_help="Train a detector on a YOLO data set.")
+@click.argument("data", type=click.Path(exists=True, dir_okay=False, path_type=Path))
+@click.option("--out", required=True, type=click.Path(file_okay=False, path_type=Path), help="Folder of the run.")
+@click.option("--model", default="hieraedge-n", show_default=True, help="Layer table.")
+@click.option("--name", help="Name of the weights; the model's if not given.")
+@click.option("--epochs", default=100, show_default=True, type=int)
+@click.option("--hours", type=click.FloatRange(0, min_open=True), help="Time budget; replaces --epochs.")
+@click.option("--batch", default=16, show_default=True, type=int, help="Images a step.")
+@click.option("--imgsz", default=640, show_default=True, type=int, help="Side of the network's input in pixels.")
+@click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda, cuda:N or mps.")
+@click.option("--workers", default=4, show_default=True, type=int, help="Processes that load and augment.")
+@click.option("--seed", default=0, show_default=True, type=int)
+@click.option("--lr", default=0.002, show_default=True, type=float, help="Peak learning rate of AdamW.")
+@click.option(
+    "--edge", type=click.Choice(["magnitude", "reference", "none"]), help="Edge prior; the model's if not given."
+)
+@click.option("--gate", type=click.Choice(["published", "none"]), help="Frequency gate; the model's if not given.")
+@click.option("--validate-every", default=1, show_default=True, type=int, help="Epochs between validations.")
+@click.option("--deterministic", is_flag=True, help="Bitwise repeatable on one machine, and slower.")
+@click.option("--cache", is_flag=True, help="Keep the decoded images in memory.")
+@click.option("--resume", is_flag=True, help="Go on with your own unfinished run in --out.")
+def train(resume: bool, **options) -> None:
+    """Train on DATA, the data.yaml of a YOLO data set such as `palyno compose` writes.
+
+    The best checkpoint by validation mAP50-95 becomes OUT/NAME.safetensors, which every command takes as --model.
+    """
+    from ...vision.train import TrainSettings
+    from ...vision.train import train as run
+
+    path = run(TrainSettings(**options), resume=resume)
+    click.echo(f"weights: {path}", err=True)

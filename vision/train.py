@@ -1,0 +1,230 @@
+"""Training of detectors: one recipe on ultralytics' loop, from a YOLO data set to weights that `load` accepts."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from .. import __version__, offline
+from ..errors import InputError, UsageError
+
+__all__ = ["TrainSettings", "train"]
+
+
+@dataclass(frozen=True)
+class TrainSettings:
+    """The recipe.
+
+    Attributes:
+        data: `data.yaml` of a YOLO data set, such as `palyno compose` writes.
+        out: Folder of the run: logs, checkpoints, and at the end `NAME.safetensors`.
+        model: Name of a layer table.
+        name: Name of the weights; the model's if None.
+        epochs: Passes over the training images.
+        hours: Time budget; replaces `epochs` and fits the learning rate's schedule into it.
+        batch: Images a step.
+        imgsz: Side of the network's input in pixels.
+        device: `auto`, `cpu`, `cuda`, `cuda:N` or `mps`.
+        workers: Processes that load and augment.
+        seed: Of initial weights, order and augmentation.
+        lr: Peak learning rate of AdamW.
+        edge: Edge prior of HieraEdgeNet's blocks; the table's if None.
+        gate: Frequency gate of its omni-kernel; the table's if None.
+        validate_every: Epochs between validations; the last ten epochs are all validated.
+        deterministic: Bitwise repeatable on one machine, and slower.
+        cache: Keep the decoded images in memory.
+    """
+
+    data: Path
+    out: Path
+    model: str = "hieraedge-n"
+    name: str | None = None
+    epochs: int = 100
+    hours: float | None = None
+    batch: int = 16
+    imgsz: int = 640
+    device: str = "auto"
+    workers: int = 4
+    seed: int = 0
+    lr: float = 0.002
+    edge: str | None = None
+    gate: str | None = None
+    validate_every: int = 1
+    deterministic: bool = False
+    cache: bool = False
+
+    def __post_init__(self) -> None:
+        for field, low in (("epochs", 1), ("batch", 1), ("imgsz", 32), ("workers", 0), ("validate_every", 1)):
+            if getattr(self, field) < low:
+                raise UsageError(f"{field} must be at least {low}, got {getattr(self, field)}")
+        if self.imgsz % 32:
+            raise UsageError(f"imgsz must be a multiple of 32, got {self.imgsz}")
+
+
+def train(settings: TrainSettings, *, resume: bool = False) -> Path:
+    """Trains a detector; the best checkpoint by validation mAP50-95 becomes the weights.
+
+    Args:
+        settings: The recipe.
+        resume: Go on from `out/last.pt`, which must be a checkpoint of an unfinished run of this recipe made by you:
+            it is a pickle, and loading one runs the code inside.
+
+    Returns:
+        The weights, `out/NAME.safetensors`.
+
+    Raises:
+        InputError: The data set is missing or has no training images.
+        UsageError: `out` holds a finished or unfinished run and `resume` was not asked for, or there is none to resume.
+    """
+    names = _class_names(settings.data)
+    run = settings.out
+    last = run / "weights" / "last.pt"
+    if resume and not last.is_file():
+        raise UsageError(f"{run}: expected an unfinished run to resume ({last.name} in its weights folder), found none")
+    if not resume and run.exists() and any(run.iterdir()):
+        raise UsageError(f"{run}: expected a new or empty folder; it holds files; give another, or --resume")
+    run.mkdir(parents=True, exist_ok=True)
+    offline.switch_off()
+    offline.provide_fonts()
+    from .models.trainer import PollenYOLO
+
+    if resume:
+        yolo = PollenYOLO(last)
+        arguments: dict[str, Any] = {"resume": str(last)}
+    else:
+        yolo = PollenYOLO(settings.model, classes=names, edge=settings.edge, gate=settings.gate)
+        arguments = _arguments(settings)
+        recipe = json.dumps(asdict(settings), default=str, indent=1)
+        (run / "recipe.json").write_text(recipe + "\n", encoding="utf-8")
+    yolo.add_callback("on_train_epoch_start", _validate_when_due(settings.validate_every))
+    yolo.train(**arguments)
+    trainer = yolo.trainer
+    return export_checkpoint(run / "weights" / "best.pt", run, settings, metrics=dict(trainer.metrics or {}))
+
+
+def export_checkpoint(checkpoint: Path, out: Path, settings: TrainSettings, metrics: dict[str, Any]) -> Path:
+    """Turns a checkpoint of one's own run (a pickle) into weights that `load` accepts.
+
+    Returns:
+        `out/NAME.safetensors`.
+    """
+    from .models.trainer import PollenYOLO
+    from .weights import save_weights
+
+    model = PollenYOLO(checkpoint).model.float()
+    names = tuple(str(n) for _, n in sorted(model.names.items()))
+    name = settings.name or settings.model
+    path = out / f"{name}.safetensors"
+    training = {
+        "palyno": __version__,
+        "seed": settings.seed,
+        "recipe": {k: v for k, v in asdict(settings).items() if k not in {"data", "out", "device", "workers", "cache"}},
+        "validation": {k: round(float(v), 5) for k, v in metrics.items() if isinstance(v, int | float)},
+    }
+    save_weights(
+        path,
+        model,
+        name=name,
+        classes=names,
+        config=model.yaml,
+        imgsz=settings.imgsz,
+        naming_threshold=0.5,
+        max_grain_px=_largest_grain(settings.data, settings.imgsz),
+        training=training,
+    )
+    return path
+
+
+def _arguments(settings: TrainSettings) -> dict[str, Any]:
+    from ..data.augment import training_transforms
+
+    device = {"auto": None, "cuda": 0}.get(settings.device, settings.device.removeprefix("cuda:"))
+    return {
+        "data": str(settings.data.resolve()),
+        "project": str(settings.out.resolve().parent),
+        "name": settings.out.resolve().name,
+        "exist_ok": True,
+        "epochs": settings.epochs,
+        "time": settings.hours,
+        "batch": settings.batch,
+        # Steps are taken on every batch: small sets would otherwise see few steps.
+        "nbs": settings.batch,
+        "imgsz": settings.imgsz,
+        "device": device,
+        "workers": settings.workers,
+        "seed": settings.seed,
+        "deterministic": settings.deterministic,
+        "optimizer": "AdamW",
+        "lr0": settings.lr,
+        "lrf": 0.01,
+        "cos_lr": True,
+        "warmup_epochs": 2,
+        "weight_decay": 5e-4,
+        # Below the range of fp16 but not of bf16 lie the FFT sums of the omni-kernel.
+        "amp": "bf16" if _has_cuda(settings.device) else False,
+        "cache": "ram" if settings.cache else False,
+        # Pollen has no up.
+        "fliplr": 0.5,
+        "flipud": 0.5,
+        "scale": 0.4,
+        "translate": 0.1,
+        "hsv_h": 0.02,
+        "hsv_s": 0.5,
+        "hsv_v": 0.25,
+        "mosaic": 0.6,
+        "close_mosaic": 12,
+        "augmentations": training_transforms(),
+        "patience": settings.epochs,
+        "plots": False,
+        "pretrained": False,
+        "verbose": True,
+    }
+
+
+def _validate_when_due(every: int):
+    """A callback that validates every few epochs, and in all of the last ones, where the best checkpoint falls."""
+
+    def on_train_epoch_start(trainer: Any) -> None:
+        due = (trainer.epoch + 1) % every == 0 or trainer.epoch >= trainer.epochs - 10
+        trainer.args.val = due
+        if not due:
+            # Else the trainer takes the last validation's figure for this epoch's, and saves it as the best.
+            trainer.fitness = None
+            trainer.best_fitness = -math.inf if trainer.best_fitness is None else trainer.best_fitness
+
+    return on_train_epoch_start
+
+
+def _class_names(data: Path) -> tuple[str, ...]:
+    if not data.is_file():
+        raise InputError(f"{data}: expected the data.yaml of a YOLO data set; there is no such file")
+    content = yaml.safe_load(data.read_text(encoding="utf-8"))
+    names = content.get("names") if isinstance(content, dict) else None
+    if not names or "train" not in content or "val" not in content:
+        raise InputError(f"{data}: expected the keys names, train and val of a YOLO data set")
+    return tuple(str(n) for n in (names.values() if isinstance(names, dict) else names))
+
+
+def _largest_grain(data: Path, imgsz: int) -> int:
+    """The longer side in pixels that 99.5 % of the training boxes do not exceed."""
+    content = yaml.safe_load(data.read_text(encoding="utf-8"))
+    root = Path(content.get("path") or data.parent)
+    sides = [
+        max(float(w), float(h))
+        for path in (root / "labels" / "train").glob("*.txt")
+        for _, _, _, w, h in (line.split()[:5] for line in path.read_text().splitlines())
+    ]
+    sides.sort()
+    return math.ceil(sides[int(0.995 * (len(sides) - 1))] * imgsz) if sides else imgsz // 4
+
+
+def _has_cuda(device: str) -> bool:
+    import torch
+
+    return device != "cpu" and torch.cuda.is_available() and os.environ.get("CUDA_VISIBLE_DEVICES") != ""
