@@ -43,6 +43,8 @@ class LabelledImage:
         boxes = np.asarray(self.boxes, dtype=np.float32).reshape(-1, 4)
         object.__setattr__(self, "boxes", boxes)
         object.__setattr__(self, "labels", tuple(self.labels))
+        if self.width < 1 or self.height < 1:
+            raise AnnotationError(f"{self.image}: expected a size in pixels, got {self.width} x {self.height}")
         n = len(boxes)
         columns = {"labels": self.labels, "confidence": self.confidence, "ids": self.ids, **self.measurements}
         for name, column in columns.items():

@@ -1,0 +1,122 @@
+"""All files of a run in the formats that were asked for, in one pass over the results."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import ExitStack
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ...errors import UsageError
+from ..atomic import refuse_existing
+from . import LabelledImage
+from .coco import write_coco
+from .csv import open_counts, open_grains
+from .geojson import write_geojson
+from .labelstudio import write_labelstudio
+from .names import slide_stem, slide_stems
+from .parquet import open_parquet
+from .yolo import write_yolo
+
+if TYPE_CHECKING:
+    from ...vision.results import SlideResult
+
+__all__ = ["FORMATS", "slide_stem", "slide_stems", "write_results"]
+
+FORMATS = ("csv", "parquet", "coco", "geojson", "labelstudio", "yolo")
+
+
+def write_results(
+    results: Iterable[SlideResult],
+    out: str | Path,
+    formats: Sequence[str] = ("csv",),
+    *,
+    level: float = 0.95,
+    overwrite: bool = False,
+) -> list[Path]:
+    """Writes results in the given formats.
+
+    `csv` writes `grains.csv` and `counts.csv`; `parquet`, `grains.parquet`; `coco`, `coco.json`; `geojson`, a
+    `geojson/STEM.geojson` for each slide; `labelstudio`, `labelstudio.json`; `yolo`, a `yolo/labels/STEM.txt` for each
+    slide and `yolo/data.yaml`. Stems are those of `slide_stems`. Tables grow slide by slide; for the other formats the
+    boxes are kept until the end. When a result cannot be read or two slides have one name, nothing is written.
+
+    Args:
+        results: The slides, in the order of the rows; any iterable, gone through once.
+        out: Folder, made if missing.
+        formats: Any of `FORMATS`.
+        level: Confidence level of the limits in `counts.csv`.
+        overwrite: Replace files that are there.
+
+    Returns:
+        The files written, in the order of the formats.
+
+    Raises:
+        UsageError: There is no such format, a file is there, or two slides have one name.
+    """
+    out, formats = Path(out), list(dict.fromkeys(formats))
+    unknown = [name for name in formats if name not in FORMATS]
+    if unknown:
+        raise UsageError(f"unknown format {unknown[0]!r}: expected any of {', '.join(FORMATS)}")
+    tables: dict[str, dict[str, Any]] = {
+        "csv": {"grains.csv": open_grains, "counts.csv": partial(open_counts, level=level)},
+        "parquet": {"grains.parquet": open_parquet},
+    }
+    documents = [name for name in formats if name not in tables]
+    for name in documents:
+        _refuse_results(out / _DOCUMENTS[name][0], overwrite)
+    written: dict[str, list[Path]] = {}
+    slides: dict[str, str] = {}
+    images: list[LabelledImage] = []
+    with ExitStack() as stack:
+        adders: list[Callable[[SlideResult], None]] = []
+        for name in formats:
+            for table, opened in tables.get(name, {}).items():
+                adders.append(stack.enter_context(opened(out / table, overwrite=overwrite)))
+                written.setdefault(name, []).append(out / table)
+        for result in results:
+            if result.slide in slides:
+                raise UsageError(f"slide {result.slide!r} is there twice: give paths that tell them apart")
+            slides[result.slide] = result.provenance.model
+            for add in adders:
+                add(result)
+            if documents:
+                images.append(result.to_annotations())
+        models = ", ".join(sorted(set(slides.values())))
+        for name in documents:
+            target, write = _DOCUMENTS[name]
+            written[name] = write(images, out / target, models, overwrite)
+    return [path for name in formats for path in written[name]]
+
+
+def _refuse_results(path: Path, overwrite: bool) -> None:
+    """Refuses a file, or a folder that holds files of an earlier run."""
+    for file in sorted(path.rglob("*.*")) if path.is_dir() else [path]:
+        if not file.is_dir():
+            refuse_existing(file, overwrite=overwrite)
+
+
+def _coco(images: list[LabelledImage], path: Path, _: str, overwrite: bool) -> list[Path]:
+    return [write_coco(images, path, overwrite=overwrite)]
+
+
+def _geojson(images: list[LabelledImage], folder: Path, _: str, overwrite: bool) -> list[Path]:
+    stems = slide_stems(image.image for image in images)
+    return [write_geojson(i, folder / f"{stems[i.image]}.geojson", overwrite=overwrite) for i in images]
+
+
+def _labelstudio(images: list[LabelledImage], path: Path, models: str, overwrite: bool) -> list[Path]:
+    return [write_labelstudio(images, path, model_version=models or "palyno", overwrite=overwrite)]
+
+
+def _yolo(images: list[LabelledImage], folder: Path, _: str, overwrite: bool) -> list[Path]:
+    return write_yolo(images, folder, overwrite=overwrite)
+
+
+_DOCUMENTS: dict[str, tuple[str, Callable[[list[LabelledImage], Path, str, bool], list[Path]]]] = {
+    "coco": ("coco.json", _coco),
+    "geojson": ("geojson", _geojson),
+    "labelstudio": ("labelstudio.json", _labelstudio),
+    "yolo": ("yolo", _yolo),
+}
