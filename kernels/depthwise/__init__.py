@@ -21,8 +21,9 @@ BACKENDS: dict[str, Callable[[torch.Tensor, torch.Tensor, torch.Tensor | None, i
     "fft": fft.depthwise,
 }
 
-# Device: (smallest kernel side, smallest map side) from which the transform is faster.
-FFT_FROM = {"cpu": (13, 40), "cuda": (13, 40)}
+# Device: (smallest kernel side, smallest map side) from which the transform is faster, measured on an AMD EPYC with two
+# threads and on an NVIDIA H200. For 31 x 31 on 80 x 80 it is 6 times faster there and 7 times here; in training 30 and 18.
+FFT_FROM = {"cpu": (17, 20), "cuda": (13, 20)}
 
 
 def depthwise_conv2d(
@@ -50,7 +51,8 @@ def depthwise_conv2d(
     Raises:
         UsageError: Shapes, dtypes or devices that do not fit together, or an unknown option.
     """
-    _check(x, weight, bias, stride, padding)
+    if not torch.jit.is_tracing():
+        _check(x, weight, bias, stride, padding)
     if backend == "auto":
         backend = os.environ.get("PALYNO_DEPTHWISE", "auto")
     if backend == "auto":

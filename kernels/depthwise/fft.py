@@ -1,8 +1,8 @@
 """Depthwise convolution through the Fourier transform: its cost does not grow with the kernel.
 
-Correlation is a product of spectra: y = F^-1(F(x) . conj(F(w))). With the map moved k // 2 down and right, and a period of
-at least H + k // 2, whatever wraps around is zero, so the first H rows and W columns are the padded convolution exactly.
-Autograd passes through the transforms; no backward pass is written here.
+Correlation is a product of spectra: y = F^-1(F(x) . conj(F(w))). With the map moved k // 2 down and right, and a
+period of at least H + k // 2, whatever wraps around is zero, so the first H rows and W columns are the padded
+convolution exactly. Autograd passes through the transforms; no backward pass is written here.
 """
 
 from __future__ import annotations

@@ -18,6 +18,9 @@ def depthwise(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None, 
     Returns:
         (B, C, ceil(H / stride), ceil(W / stride)), dtype of `x`.
     """
+    if x.device.type == "cpu" and not torch.jit.is_tracing():
+        # In this order PyTorch has a kernel of its own for it, up to ten times faster.
+        x = x.contiguous(memory_format=torch.channels_last)
     padding = (weight.shape[2] // 2, weight.shape[3] // 2)
     bias = None if bias is None else bias.to(x.dtype)
     return F.conv2d(x, weight.to(x.dtype), bias, stride, padding, groups=x.shape[1])

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import nn
 from torch.nn.utils.fusion import fuse_conv_bn_weights
@@ -31,7 +33,7 @@ class ConvNormAct(nn.Module):
     @torch.no_grad()
     def fuse(self) -> None:
         """Folds the normalisation's running statistics into the convolution: same values in eval mode."""
-        norm = self.norm
+        norm: Any = self.norm
         if not isinstance(norm, nn.BatchNorm2d):
             return
         self.conv.weight, self.conv.bias = fuse_conv_bn_weights(

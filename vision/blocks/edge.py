@@ -49,8 +49,8 @@ class SobelReference(nn.Module):
     """The edge map that the published implementation computes: zero, whatever the input.
 
     There the Sobel pair is a Conv3d with padding 1 and a kernel one slice deep, on maps of one slice. The padding pads
-    depth too, so three slices come out, and the first, which is the one used, has seen nothing but padding. Its gradient
-    is zero as well. Kept for comparison: a network with this map has the layers of the edge path but no edges.
+    depth too, so three slices come out, and the first, the one used, has seen nothing but padding. Its gradient is
+    zero as well. Kept for comparison: a network with this map has the layers of the edge path but no edges.
     """
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
@@ -61,8 +61,8 @@ class SobelReference(nn.Module):
 class HEM(nn.Module):
     """Edges of a map at half, a quarter and an eighth of its resolution, each through its own 1x1 convolution.
 
-    E1 = maxpool(E(x)), E2 = maxpool(E1), E3 = maxpool(E2); output i = SiLU(BN(W_i E_i)). From a stride-4 map the outputs
-    have strides 8, 16 and 32. Odd sizes round up, as stride-2 convolutions do.
+    E1 = maxpool(E(x)), E2 = maxpool(E1), E3 = maxpool(E2); output i = SiLU(BN(W_i E_i)). From a stride-4 map the
+    outputs have strides 8, 16 and 32. Odd sizes round up, as stride-2 convolutions do.
 
     Args:
         c_in: Channels of the input.

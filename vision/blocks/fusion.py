@@ -14,7 +14,8 @@ from .conv import ConvNormAct
 class SEF(nn.Module):
     """Fuses an edge map with the semantic map of its scale.
 
-    W_2 Conv3x3(W_1 [edge ; semantic]), each with normalisation and SiLU; W_1 halves the output's channels, W_2 restores them.
+    W_2 Conv3x3(W_1 [edge ; semantic]), each with normalisation and SiLU; W_1 gives half of the output's
+    channels.
 
     Args:
         c_edge: Channels of the edge map.

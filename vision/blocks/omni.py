@@ -8,6 +8,8 @@ spectrum multiplied by a real number a channel is the map multiplied by it, so t
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 from torch import nn
@@ -36,9 +38,7 @@ class KernelSum(nn.Module):
         super().__init__()
         self.kernel = kernel
         sides = ((1, kernel), (kernel, 1), (kernel, kernel), (1, 1))
-        self.branches: nn.ModuleList | None = nn.ModuleList(
-            nn.Conv2d(channels, channels, side, groups=channels) for side in sides
-        )
+        self.branches: Any = nn.ModuleList(nn.Conv2d(channels, channels, side, groups=channels) for side in sides)
 
     def merged(self) -> tuple[torch.Tensor, torch.Tensor]:
         """Weight (C, 1, K, K) and bias (C,) of the sum; differentiable."""
@@ -48,7 +48,7 @@ class KernelSum(nn.Module):
         for branch in self.branches:
             rows, columns = ((self.kernel - side) // 2 for side in branch.weight.shape[-2:])
             weights.append(F.pad(branch.weight, (columns, columns, rows, rows)))
-        return sum(weights[1:], weights[0]), sum((b.bias for b in self.branches[1:]), self.branches[0].bias)
+        return torch.stack(weights).sum(0), torch.stack([branch.bias for branch in self.branches]).sum(0)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """(B, C, H, W) -> (B, C, H, W)."""

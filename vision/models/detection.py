@@ -53,10 +53,12 @@ class PollenModel(DetectionModel):
         body = Body(config["layers"], config["outputs"], scale, config["options"], config["channels"])
         Detect.legacy = False  # A class attribute that older models set: it would change the head's layers.
         head = Detect(config["nc"], config["reg_max"], False, body.channels)
+        part: Any
         for i, part in enumerate((body, head)):
             part.i, part.f, part.type = i, -1, type(part).__name__
             part.np = sum(p.numel() for p in part.parameters())
-        self.model, self.save, self.inplace = torch.nn.Sequential(body, head), [], True
+        self.model, self.inplace = torch.nn.Sequential(body, head), True
+        self.save: list[int] = []
         self.names = dict(enumerate(config["names"]))
         head.stride = self.stride = torch.tensor([8.0, 16.0, 32.0])
         head.bias_init()

@@ -1,8 +1,8 @@
 """ultralytics' trainer and front end, taught to build `PollenModel`. Nothing of ultralytics is patched.
 
-Mind the threads: importing ultralytics sets OMP_NUM_THREADS to 1 where it is not set, and each time one of its trainers,
-validators or predictors picks the CPU (`ultralytics.utils.torch_utils.select_device`), torch's number of threads becomes
-cores - 1, at most 8. Whoever runs a network afterwards sets the number again.
+Mind the threads: importing ultralytics sets OMP_NUM_THREADS to 1 where it is not set, and each time one of its
+trainers, validators or predictors picks the CPU (`ultralytics.utils.torch_utils.select_device`), torch's number of
+threads becomes cores - 1, at most 8. Whoever runs a network afterwards sets the number again.
 """
 
 from __future__ import annotations
@@ -30,11 +30,13 @@ class PollenTrainer(DetectionTrainer):
 
     Args:
         cfg: ultralytics' defaults.
-        overrides: Its arguments; `model` is a name from `model_names()` with the suffix `.yaml`, a YAML file or a `.pt` that
-            was trained here.
+        overrides: Its arguments; `model` is a name from `model_names()` with the suffix `.yaml`, a YAML file or a
+            `.pt` that was trained here.
         _callbacks: Its callbacks.
         config: A configuration to train instead of `overrides["model"]`; written to `model.yaml` in the run's folder.
     """
+
+    model: Any
 
     def __init__(
         self,
@@ -77,6 +79,12 @@ class PollenYOLO(YOLO):
         verbose: Print a summary.
     """
 
+    model: Any
+    cfg: Any
+    task: Any
+    model_name: Any
+    overrides: dict[str, Any]
+
     def __init__(
         self,
         model: str | Path,
@@ -97,7 +105,7 @@ class PollenYOLO(YOLO):
         self.model.args = {**DEFAULT_CFG_DICT, **self.overrides}
         self.model.task = task
 
-    def train(self, trainer: Any = None, **kwargs: Any) -> Any:
+    def train(self, trainer: Any = None, **kwargs: Any) -> Any:  # type: ignore[override]
         """Trains; see ultralytics' `Model.train`. A new network starts from fresh weights, drawn after seeding."""
         if trainer is None and not self.ckpt and not kwargs.get("resume"):
             trainer = partial(PollenTrainer, config=self.model.yaml)

@@ -1,0 +1,129 @@
+"""Training through ultralytics: starts, resumes, and leaves the edge kernel alone."""
+
+import numpy as np
+import pytest
+import torch
+import yaml
+from palyno.vision.models.trainer import PollenTrainer, PollenYOLO
+from PIL import Image, ImageDraw
+
+
+@pytest.fixture
+def data(tmp_path):
+    """Four pictures of one disk each, of two classes."""
+    for split in ("train", "val"):
+        for folder in ("images", "labels"):
+            (tmp_path / folder / split).mkdir(parents=True)
+        for i in range(4):
+            picture = Image.new("RGB", (64, 64), "white")
+            ImageDraw.Draw(picture).ellipse((10 + i, 12, 40 + i, 42), fill=("brown", "olive")[i % 2])
+            picture.save(tmp_path / f"images/{split}/{i}.png")
+            box = (25 + i) / 64, 27 / 64, 30 / 64, 30 / 64
+            (tmp_path / f"labels/{split}/{i}.txt").write_text(f"{i % 2} " + " ".join(f"{v:.4f}" for v in box))
+    names = {0: "Betula", 1: "Alnus"}
+    path = tmp_path / "data.yaml"
+    path.write_text(
+        yaml.safe_dump({"path": str(tmp_path), "train": "images/train", "val": "images/val", "names": names})
+    )
+    return path
+
+
+@pytest.fixture(autouse=True)
+def threads():
+    """ultralytics sets torch's number of threads when it picks the CPU."""
+    before = torch.get_num_threads()
+    yield
+    torch.set_num_threads(before)
+
+
+def arguments(data, **more):
+    return {
+        "data": str(data),
+        "imgsz": 64,
+        "batch": 4,
+        "epochs": 2,
+        "device": "cpu",
+        "workers": 0,
+        "project": str(data.parent / "runs"),
+        "name": "run",
+        "plots": False,
+        "amp": False,
+        "verbose": False,
+        **more,
+    }
+
+
+class PowerCut(Exception):
+    pass
+
+
+def test_training_is_interrupted_resumed_and_its_checkpoint_predicts(data):
+    front = PollenYOLO("hieraedge-n", gate="none")
+    untrained = {name: p.clone() for name, p in front.model.named_parameters()}
+
+    def cut(trainer):
+        if trainer.epoch == 0:
+            raise PowerCut
+
+    front.add_callback("on_model_save", cut)
+    with pytest.raises(PowerCut):
+        front.train(**arguments(data))
+    run = data.parent / "runs/run"
+    assert yaml.safe_load((run / "model.yaml").read_text())["options"] == {"edge": "magnitude", "gate": "none"}
+
+    resumed = PollenYOLO(run / "weights/last.pt")
+    resumed.train(resume=True)
+    assert resumed.trainer.start_epoch == 1
+    assert len((run / "results.csv").read_text().splitlines()) == 1 + 2
+
+    best = PollenYOLO(run / "weights/best.pt")
+    assert best.model.names == {0: "Betula", 1: "Alnus"}
+    assert best.model.yaml["names"] == ["Betula", "Alnus"]
+    assert best.model.yaml["options"]["gate"] == "none"
+    trained = dict(best.model.named_parameters())
+    assert trained.keys() == untrained.keys()
+    assert any(trained[n].shape == p.shape and not torch.equal(trained[n], p) for n, p in untrained.items())
+    (result,) = best.predict(np.zeros((90, 120, 3), np.uint8), imgsz=64, conf=0.0, max_det=7, verbose=False)
+    assert len(result.boxes) <= 7
+    (embedding,) = best.embed(np.zeros((90, 120, 3), np.uint8), imgsz=64, verbose=False)
+    assert embedding.shape == (64 + 128 + 256,)
+
+
+def test_neither_optimiser_nor_averaging_can_touch_the_edge_kernel(data):
+    """The trainer switches frozen parameters back on, decays weights, averages and stores in half precision."""
+    seen = {}
+
+    def look(trainer):
+        edge = trainer.model.model[0].blocks["edge"]
+        seen["trained"] = {id(p) for group in trainer.optimizer.param_groups for p in group["params"]}
+        seen["edge"] = {id(p) for p in edge.parameters()}
+        seen["kernels"] = [m.model[0].blocks["edge"].sobel.kernel for m in (trainer.model, trainer.ema.ema)]
+
+    trainer = PollenTrainer(overrides=arguments(data, model="hieraedge-n.yaml", epochs=1, weight_decay=0.5, freeze=[0]))
+    trainer.add_callback("on_train_epoch_end", look)
+    trainer.train()
+    assert seen["edge"]
+    kernels = [*seen["kernels"], PollenYOLO(trainer.last).model.model[0].blocks["edge"].sobel.kernel]
+    sobel = torch.tensor([[-1.0, 0, 1], [-2, 0, 2], [-1, 0, 1]]) / 8
+    for kernel in kernels:
+        assert torch.equal(kernel, torch.stack((sobel, sobel.T))[:, None])
+        assert not kernel.requires_grad
+        assert id(kernel) not in seen["trained"]
+
+
+def test_the_same_seed_gives_the_same_network(data):
+    def first_weights(name):
+        front = PollenYOLO("hieraedge-n", edge="reference")
+        weights = {}
+
+        def keep(trainer):
+            weights.update({n: p.clone() for n, p in trainer.model.state_dict().items()})
+            raise PowerCut
+
+        front.add_callback("on_train_start", keep)
+        with pytest.raises(PowerCut):
+            front.train(**arguments(data, name=name, seed=3))
+        return weights
+
+    a, b = first_weights("a"), first_weights("b")
+    assert all(torch.equal(a[n], b[n]) for n in a)
