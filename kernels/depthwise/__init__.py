@@ -21,8 +21,8 @@ BACKENDS: dict[str, Callable[[torch.Tensor, torch.Tensor, torch.Tensor | None, i
     "fft": fft.depthwise,
 }
 
-# Device: (smallest kernel side, smallest map side) from which the transform is faster, measured on an AMD EPYC with two
-# threads and on an NVIDIA H200. For 31 x 31 on 80 x 80 it is 6 times faster there and 7 times here; in training 30 and 18.
+# Device: (smallest kernel side, smallest map side) from which the transform is faster, measured with two threads of an
+# AMD EPYC and on an NVIDIA H200. For 31 x 31 on 80 x 80 it is 6 and 7 times faster; forward and backward, 30 and 18.
 FFT_FROM = {"cpu": (17, 20), "cuda": (13, 20)}
 
 

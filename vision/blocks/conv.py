@@ -33,9 +33,9 @@ class ConvNormAct(nn.Module):
     @torch.no_grad()
     def fuse(self) -> None:
         """Folds the normalisation's running statistics into the convolution: same values in eval mode."""
-        norm: Any = self.norm
-        if not isinstance(norm, nn.BatchNorm2d):
+        if isinstance(self.norm, nn.Identity):
             return
+        norm: Any = self.norm
         self.conv.weight, self.conv.bias = fuse_conv_bn_weights(
             self.conv.weight, None, norm.running_mean, norm.running_var, norm.eps, norm.weight, norm.bias
         )
