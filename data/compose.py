@@ -14,6 +14,7 @@ from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass, field
 from functools import partial
 from itertools import chain
+from multiprocessing import get_context
 from pathlib import Path
 
 import cv2
@@ -377,7 +378,9 @@ def _work(task: Callable, items: Sequence, workers: int) -> Iterator:
     if workers <= 1:
         yield from map(task, items)
         return
-    with ProcessPoolExecutor(workers, initializer=_enter, initargs=(task,)) as pool:
+    # A fork would copy OpenCV's thread pool in whatever state it is, and hang.
+    context = get_context("spawn")
+    with ProcessPoolExecutor(workers, context, initializer=_enter, initargs=(task,)) as pool:
         yield from pool.map(_call, items, chunksize=4)
 
 

@@ -65,7 +65,7 @@ def corner_background(picture: np.ndarray, share: float = 0.07) -> np.ndarray:
     corners = np.array([np.median(p.reshape(-1, 3), axis=0) for p in patches], dtype=np.float32)
     # A corner with debris or another grain in it is darker than the other three: it is pulled to their median.
     middle = np.median(corners, axis=0)
-    off = np.abs(np.log((corners + 1) / (middle + 1))).max(axis=1) > 0.12
+    off = np.abs(np.log((corners + 1) / (middle + 1))).max(axis=1) > 0.15
     corners[off] = middle
     y = np.linspace(0, 1, height, dtype=np.float32)[:, None, None]
     x = np.linspace(0, 1, width, dtype=np.float32)[None, :, None]

@@ -293,7 +293,7 @@ def _camera(rng: np.random.Generator, light: np.ndarray) -> np.ndarray:
     read, shot = rng.uniform(0.0, 2.5), rng.uniform(0.0, 0.25)
     light = light + (read + shot * np.sqrt(np.clip(light, 0, 255))) * noise.astype(np.float32)
     if rng.random() < 0.3:
-        contrast, middle = rng.uniform(1.1, 1.9), rng.uniform(150, 230)
+        contrast, middle = rng.uniform(1.1, 1.8), float(np.percentile(light, 90)) * rng.uniform(0.75, 1.0)
         light = (light - middle) * contrast + middle + rng.uniform(0, 25)
     if rng.random() < 0.25:
         light = light + rng.uniform(0.3, 1.2) * (light - cv2.GaussianBlur(light, (0, 0), rng.uniform(1.0, 2.0)))
