@@ -79,8 +79,7 @@ def roll_up(name: str, rank: str) -> str:
         >>> roll_up("Serjania erecta", "genus"), roll_up("Poaceae sp.", "genus")
         ('Serjania', 'Poaceae sp.')
     """
-    if rank not in RANKS:
-        raise UsageError(f"unknown rank {rank!r}: expected one of {', '.join(RANKS)}")
+    _check(rank)
     return getattr(lineage(name), rank) or name
 
 
@@ -97,10 +96,16 @@ def members(classes: Sequence[str], rank: str) -> dict[str, list[int]]:
     Raises:
         UsageError: There is no such rank.
     """
+    _check(rank)
     groups: dict[str, list[int]] = {}
     for index, name in enumerate(classes):
         groups.setdefault(roll_up(name, rank), []).append(index)
     return groups
+
+
+def _check(rank: str) -> None:
+    if rank not in RANKS:
+        raise UsageError(f"unknown rank {rank!r}: expected one of {', '.join(RANKS)}")
 
 
 def _key(name: str) -> str:

@@ -110,12 +110,13 @@ def read_parquet(path: str | Path) -> list[LabelledImage]:
     try:
         # A single file, opened here: given a path, pyarrow would also take folders and addresses.
         with Path(path).open("rb") as file:
-            table = parquet.ParquetFile(file).read()
+            content = parquet.ParquetFile(file)
+            table, metadata = content.read(), content.metadata.metadata or {}
     except (OSError, pa.ArrowException) as error:
         raise AnnotationError(f"{path}: expected a Parquet file, got {error}") from error
-    metadata = (table.schema.metadata or {}).get(b"palyno", b"{}")
-    with expecting(f"{path}", f"a grain table of schema {SCHEMA} in the metadata key palyno", metadata[:200]):
-        source = json.loads(metadata)
+    text = metadata.get(b"palyno", b"{}")
+    with expecting(f"{path}", f"a grain table of schema {SCHEMA} in the metadata key palyno", text[:200]):
+        source = json.loads(text)
         if source["schema"] != SCHEMA:
             raise ValueError("another schema")
         sizes = {slide["slide"]: (size(slide["width"]), size(slide["height"])) for slide in source["slides"]}

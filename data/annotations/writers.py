@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
@@ -24,6 +24,9 @@ if TYPE_CHECKING:
 
 __all__ = ["FORMATS", "slide_stem", "slide_stems", "write_results"]
 
+Images = list[LabelledImage]
+Stems = Mapping[str, str]
+
 FORMATS = ("csv", "parquet", "coco", "geojson", "labelstudio", "yolo")
 
 
@@ -33,6 +36,7 @@ def write_results(
     formats: Sequence[str] = ("csv",),
     *,
     level: float = 0.95,
+    stems: Mapping[str, str] | None = None,
     overwrite: bool = False,
 ) -> list[Path]:
     """Writes results in the given formats.
@@ -47,6 +51,8 @@ def write_results(
         out: Folder, made if missing.
         formats: Any of `FORMATS`.
         level: Confidence level of the limits in `counts.csv`.
+        stems: File stem of each slide, where it must not depend on which of them have results; None makes them from the
+            slides given.
         overwrite: Replace files that are there.
 
     Returns:
@@ -68,7 +74,7 @@ def write_results(
         _refuse_results(out / _DOCUMENTS[name][0], overwrite)
     written: dict[str, list[Path]] = {}
     slides: dict[str, str] = {}
-    images: list[LabelledImage] = []
+    images: Images = []
     with ExitStack() as stack:
         adders: list[Callable[[SlideResult], None]] = []
         for name in formats:
@@ -86,7 +92,7 @@ def write_results(
         models = ", ".join(sorted(set(slides.values())))
         for name in documents:
             target, write = _DOCUMENTS[name]
-            written[name] = write(images, out / target, models, overwrite)
+            written[name] = write(images, out / target, stems or slide_stems(slides), models, overwrite)
     return [path for name in formats for path in written[name]]
 
 
@@ -97,24 +103,23 @@ def _refuse_results(path: Path, overwrite: bool) -> None:
             refuse_existing(file, overwrite=overwrite)
 
 
-def _coco(images: list[LabelledImage], path: Path, _: str, overwrite: bool) -> list[Path]:
+def _coco(images: Images, path: Path, stems: Stems, models: str, overwrite: bool) -> list[Path]:
     return [write_coco(images, path, overwrite=overwrite)]
 
 
-def _geojson(images: list[LabelledImage], folder: Path, _: str, overwrite: bool) -> list[Path]:
-    stems = slide_stems(image.image for image in images)
+def _geojson(images: Images, folder: Path, stems: Stems, models: str, overwrite: bool) -> list[Path]:
     return [write_geojson(i, folder / f"{stems[i.image]}.geojson", overwrite=overwrite) for i in images]
 
 
-def _labelstudio(images: list[LabelledImage], path: Path, models: str, overwrite: bool) -> list[Path]:
+def _labelstudio(images: Images, path: Path, stems: Stems, models: str, overwrite: bool) -> list[Path]:
     return [write_labelstudio(images, path, model_version=models or "palyno", overwrite=overwrite)]
 
 
-def _yolo(images: list[LabelledImage], folder: Path, _: str, overwrite: bool) -> list[Path]:
-    return write_yolo(images, folder, overwrite=overwrite)
+def _yolo(images: Images, folder: Path, stems: Stems, models: str, overwrite: bool) -> list[Path]:
+    return write_yolo(images, folder, stems=stems, overwrite=overwrite)
 
 
-_DOCUMENTS: dict[str, tuple[str, Callable[[list[LabelledImage], Path, str, bool], list[Path]]]] = {
+_DOCUMENTS: dict[str, tuple[str, Callable[[Images, Path, Stems, str, bool], list[Path]]]] = {
     "coco": ("coco.json", _coco),
     "geojson": ("geojson", _geojson),
     "labelstudio": ("labelstudio.json", _labelstudio),

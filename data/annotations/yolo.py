@@ -30,6 +30,7 @@ def write_yolo(
     folder: str | Path,
     *,
     categories: Sequence[str] | None = None,
+    stems: Mapping[str, str] | None = None,
     overwrite: bool = False,
 ) -> list[Path]:
     """Writes `labels/STEM.txt` for each image, and `data.yaml`.
@@ -42,6 +43,7 @@ def write_yolo(
         images: The images.
         folder: Where the files go.
         categories: Names in the order of their numbers; None takes the names that occur, sorted.
+        stems: File stem of each image; None takes those of `slide_stems`.
         overwrite: Replace files that are there.
 
     Returns:
@@ -55,7 +57,7 @@ def write_yolo(
     images, folder = list(images), Path(folder)
     if categories is None:
         categories = sorted({label for image in images for label in image.labels})
-    stems = slide_stems(image.image for image in images)
+    stems = stems or slide_stems(image.image for image in images)
     paths = [folder / "labels" / f"{stems[image.image]}.txt" for image in images]
     paths.append(folder / "data.yaml")
     texts = [label_lines(image, categories) for image in images]
