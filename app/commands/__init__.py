@@ -1,1 +1,1 @@
-"""One command a file."""
+"""The subcommands of `palyno`, one file each; `palyno.app.cli` loads the one that is asked for."""

@@ -1,0 +1,132 @@
+"""The `palyno` command: which subcommands there are, how faults are told, and the exit codes.
+
+    0    all done                              4    nothing was processed
+    1    internal fault                        5    a model or an index was refused
+    2    wrong usage                           130  interrupted; the same command goes on where it stopped
+    3    some inputs failed, the rest is kept
+
+A subcommand's module is imported only when it is called, so `palyno --help` needs neither torch nor pandas.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import sys
+import threading
+import traceback
+from collections.abc import Sequence
+from datetime import datetime
+from importlib import import_module
+from types import FrameType
+from typing import Any
+
+import click
+
+from .. import __version__
+from ..errors import PalynoError
+from ..offline import cache_dir, switch_off
+
+# name -> (module:attribute below palyno.app.commands, the first line of its help)
+COMMANDS = {
+    "detect": ("detect:detect", "Find, name, measure and count the grains on slides."),
+    "serve": ("serve:serve", "Open the web page on this machine."),
+    "models": ("models:models", "List and verify the models that ship with palyno."),
+    "convert": ("convert:convert", "Convert boxes from one annotation format to another."),
+    "compose": ("compose:compose", "Compose training scenes from pictures of single grains."),
+    "train": ("train:train", "Train a detector."),
+    "val": ("val:val", "Score a detector on labelled images."),
+    "bench": ("bench:bench", "Compare palyno with other ways to detect, on your images."),
+    "doctor": ("doctor:doctor", "Say whether this machine can run palyno, and with what."),
+}
+
+
+class Commands(click.Group):
+    """A group that imports a subcommand only when it is called, and tells faults in one line."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        """The names, in the order they are shown."""
+        return list(COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        """The subcommand, imported now."""
+        if cmd_name not in COMMANDS:
+            return None
+        module, attribute = COMMANDS[cmd_name][0].split(":")
+        return getattr(import_module(f"{__package__}.commands.{module}"), attribute)
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Lists the subcommands without importing them."""
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, line) for name, (_, line) in COMMANDS.items()])
+
+    def main(
+        self,
+        args: Sequence[str] | None = None,
+        prog_name: str | None = None,
+        complete_var: str | None = None,
+        standalone_mode: bool = True,
+        **extra: Any,
+    ) -> Any:
+        """Runs a command line and exits with the code that its outcome has."""
+        if not standalone_mode:
+            return super().main(args, prog_name, complete_var, standalone_mode=False, **extra)
+        switch_off()
+        args = list(sys.argv[1:] if args is None else args)
+        try:
+            outcome = super().main(args, prog_name or "palyno", complete_var, standalone_mode=False, **extra)
+            code = outcome if isinstance(outcome, int) else 0
+        except click.ClickException as error:
+            code = _tell(error.format_message(), error.exit_code, args, error=error)
+        except PalynoError as error:
+            code = _tell(str(error), error.exit_code, args)
+        except click.Abort:
+            code = _tell("Interrupted. What was finished is kept; the same command goes on from there.", 130, args)
+        except Exception as error:
+            code = _tell(_fault(error), 1, args)
+        sys.exit(code)
+
+
+def _tell(message: str, code: int, args: Sequence[str], *, error: click.ClickException | None = None) -> int:
+    """Puts a fault on stderr, and with `--json` as the one document on stdout."""
+    if error is not None:
+        error.show()
+    else:
+        click.echo(message if code == 130 else f"Error: {message}", err=True)
+    if "--json" in args:
+        click.echo(json.dumps({"error": {"message": message, "exit_code": code}}, ensure_ascii=False))
+    return code
+
+
+def _fault(error: Exception) -> str:
+    """The message for a fault nobody foresaw, with its traceback kept in a file or shown."""
+    trace = "".join(traceback.format_exception(error))
+    summary = f"an internal fault, {type(error).__name__}: {error}."
+    if os.environ.get("PALYNO_DEBUG"):
+        return f"{summary}\n{trace}"
+    try:
+        folder = cache_dir() / "faults"
+        folder.mkdir(parents=True, exist_ok=True)
+        file = folder / f"{datetime.now():%Y%m%d-%H%M%S}-{os.getpid()}.txt"
+        file.write_text(trace, encoding="utf-8")
+    except OSError:
+        return f"{summary} Set PALYNO_DEBUG=1 to see where."
+    return f"{summary} Where it happened is written in {file}; PALYNO_DEBUG=1 shows it here."
+
+
+@click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(__version__, prog_name="palyno", message="%(prog)s %(version)s")
+def cli() -> None:
+    """Find, name, count and explain pollen grains on microscope slides."""
+
+
+def _interrupt(signum: int, frame: FrameType | None) -> None:
+    raise KeyboardInterrupt
+
+
+def main() -> None:
+    """The console script. Batch schedulers end a job with SIGTERM: it is told and resumed like Ctrl-C."""
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGTERM, _interrupt)
+    cli.main()

@@ -1,0 +1,74 @@
+"""`palyno bench`: palyno beside other ways to detect, on the same images and weights."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import click
+
+from . import options as shared
+
+
+@click.group()
+def bench() -> None:
+    """Compare palyno with other ways to detect, on your images."""
+
+
+@bench.command()
+@click.argument("images", nargs=-1, required=True, type=click.Path(exists=True, path_type=Path))
+@click.option(
+    "--labels",
+    type=click.Path(exists=True, file_okay=False, path_type=Path),
+    help="Folder of YOLO label files, one an image, to score against.",
+)
+@shared.model
+@shared.device
+@click.option("--out", type=click.Path(dir_okay=False, path_type=Path), help="Also write the figures to this JSON file.")
+@shared.overwrite
+@shared.as_json
+def detect(
+    images: tuple[Path, ...], labels: Path | None, model: str, device: str, out: Path | None, overwrite: bool, as_json: bool
+) -> None:
+    """Count with palyno, with ultralytics alone, and with SAHI.
+
+    Shows grains found, count error and box score against the labels, seconds and peak memory of each.
+    """
+    from ...data.atomic import refuse_existing, write_text
+    from ..bench_detect import bench_detect
+
+    if out is not None:
+        refuse_existing(out, overwrite=overwrite)
+    with contextlib.redirect_stdout(sys.stderr):
+        figures = bench_detect(images, labels, model, device=device)
+    document = json.dumps(figures, ensure_ascii=False, indent=None if as_json else 1)
+    if out is not None:
+        write_text(out, json.dumps(figures, ensure_ascii=False, indent=1) + "\n", overwrite=overwrite)
+    if as_json:
+        click.echo(document)
+    else:
+        _show(figures)
+
+
+def _show(figures: dict[str, Any]) -> None:
+    """One line a method with its numbers; the whole document where it has no such lines."""
+    from rich.console import Console
+    from rich.table import Table
+
+    rows = figures.get("methods") or figures.get("totals")
+    if isinstance(rows, dict):
+        rows = [{"method": name, **row} for name, row in rows.items()]
+    if not rows:
+        click.echo(json.dumps(figures, ensure_ascii=False, indent=1))
+        return
+    table = Table(title="palyno bench detect", title_justify="left")
+    columns = list(dict.fromkeys(name for row in rows for name, value in row.items() if not isinstance(value, dict | list)))
+    for column in columns:
+        table.add_column(column.replace("_", " "), justify="left" if column == "method" else "right")
+    for row in rows:
+        values = (row.get(column) for column in columns)
+        table.add_row(*("" if v is None else f"{v:.3g}" if isinstance(v, float) else str(v) for v in values))
+    Console().print(table)

@@ -1,0 +1,89 @@
+"""One process at a time in an output folder."""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO, Any
+
+from ..errors import UsageError
+
+__all__ = ["locked"]
+
+
+@contextmanager
+def locked(path: Path) -> Iterator[None]:
+    """Holds a lock file that names its owner.
+
+    The kernel gives the lock back when its owner dies, however it dies, so a file left by a killed process does not
+    block. Where the file system has no locks, the owner's process id decides, on the owner's own host.
+
+    Raises:
+        UsageError: Another process that is alive holds the lock.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    # Not opened with "w": another owner's name must survive being refused.
+    with os.fdopen(os.open(path, os.O_RDWR | os.O_CREAT, 0o644), "r+", encoding="utf-8") as file:
+        if not _take(file.fileno(), file.read()):
+            file.seek(0)
+            raise UsageError(
+                f"{path.parent.parent} is being written by {_name(file.read())}; wait until it ends, or give another "
+                f"output folder. If that process is gone, delete {path}"
+            )
+        _write(file, json.dumps({"pid": os.getpid(), "host": socket.gethostname()}))
+        try:
+            yield
+        finally:
+            _write(file, "")
+
+
+def _write(file: IO[str], text: str) -> None:
+    file.seek(0)
+    file.truncate()
+    file.write(text)
+    file.flush()
+
+
+def _take(descriptor: int, owner: str) -> bool:
+    """Whether the lock is ours now."""
+    try:
+        import fcntl
+
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        return True
+    except BlockingIOError:
+        return False
+    except (ImportError, OSError):
+        return not _alive(owner)
+
+
+def _read(owner: str) -> dict[str, Any]:
+    try:
+        return dict(json.loads(owner))
+    except (ValueError, TypeError):
+        return {}
+
+
+def _alive(owner: str) -> bool:
+    """Whether the named process may be running; one on another host may."""
+    who = _read(owner)
+    if not who or who.get("pid") == os.getpid():
+        return False
+    if who.get("host") != socket.gethostname():
+        return True
+    try:
+        os.kill(int(who["pid"]), 0)
+    except (ProcessLookupError, KeyError, ValueError):
+        return False
+    except PermissionError:
+        return True
+    return True
+
+
+def _name(owner: str) -> str:
+    who = _read(owner)
+    return f"process {who['pid']} on {who['host']}" if {"pid", "host"} <= who.keys() else "another process"

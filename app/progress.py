@@ -1,0 +1,88 @@
+"""How far a job is: the events that a job tells, and a bar for terminals that shows them."""
+
+from __future__ import annotations
+
+import sys
+import time
+from types import TracebackType
+
+__all__ = ["Progress", "TerminalProgress", "for_terminal"]
+
+
+class Progress:
+    """What a job tells while it runs; this one listens to nothing. Subclass it to show, or raise in it to cancel."""
+
+    def __enter__(self) -> Progress:
+        return self
+
+    def __exit__(self, kind: type | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        return None
+
+    def start(self, slides: int) -> None:
+        """The job has this many slides to read."""
+
+    def slide(self, index: int, name: str) -> None:
+        """Slide number `index`, from 0, is next."""
+
+    def tile(self, done: int, total: int) -> None:
+        """So many tiles of the current slide are done."""
+
+    def finish(self) -> None:
+        """All slides are read; the tables are being written."""
+
+
+class TerminalProgress(Progress):
+    """A bar on stderr: the slide, slides done, tiles a second, time left."""
+
+    def __init__(self) -> None:
+        from rich.console import Console
+        from rich.progress import BarColumn, TextColumn, TimeRemainingColumn
+        from rich.progress import Progress as Bar
+
+        self._bar = Bar(
+            TextColumn("{task.description}", markup=False),
+            BarColumn(bar_width=None),
+            TextColumn("{task.fields[slides]}"),
+            TextColumn("{task.fields[speed]}"),
+            TimeRemainingColumn(),
+            console=Console(stderr=True),
+            transient=True,
+            redirect_stdout=False,
+        )
+        self._task = self._bar.add_task("", total=None, slides="", speed="")
+        self._slides = self._index = self._tiles = self._done = 0
+        self._began = time.monotonic()
+
+    def __enter__(self) -> TerminalProgress:
+        self._bar.start()
+        return self
+
+    def __exit__(self, kind: type | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self._bar.stop()
+
+    def start(self, slides: int) -> None:
+        """Sets the length of the bar."""
+        self._slides, self._began = slides, time.monotonic()
+        self._bar.update(self._task, total=slides)
+
+    def slide(self, index: int, name: str) -> None:
+        """Shows the slide's name."""
+        self._index, self._done = index, 0
+        short = name if len(name) <= 32 else f"{name[:15]}…{name[-16:]}"
+        self._bar.update(self._task, description=short, completed=index, slides=f"slide {index + 1} of {self._slides}")
+
+    def tile(self, done: int, total: int) -> None:
+        """Moves the bar by the share of the slide that is done."""
+        self._tiles += max(0, done - self._done)
+        self._done = done
+        speed = self._tiles / max(time.monotonic() - self._began, 1e-9)
+        self._bar.update(self._task, completed=self._index + done / max(total, 1), speed=f"{speed:.1f} tiles/s")
+
+    def finish(self) -> None:
+        """Shows that the tables are being written."""
+        self._bar.update(self._task, description="writing", completed=self._slides, slides="", speed="")
+
+
+def for_terminal(quiet: bool = False) -> Progress:
+    """A bar if stderr is a terminal, else nothing."""
+    return TerminalProgress() if not quiet and sys.stderr.isatty() else Progress()

@@ -1,0 +1,394 @@
+from __future__ import annotations
+
+import csv
+import errno
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from palyno.app.inputs import gather
+from palyno.app.jobs import DetectOptions
+from palyno.errors import InputError, NothingToDoError, PalynoError, UsageError
+
+FAKE = Path(__file__).with_name("fake_detector.py")
+
+
+def rows(file: Path) -> list[dict[str, str]]:
+    with file.open(newline="") as table:
+        return list(csv.DictReader(table))
+
+
+def without_timing(out: Path) -> dict:
+    run = json.loads((out / "run.json").read_text())
+    run.pop("timing")
+    return run
+
+
+def test_the_tables_hold_what_the_detector_found(job, fake, slides, tmp_path):
+    report = job(slides, conf=0.5)
+    expected = {}
+    for name in ("a.png", "b.png", "upper/a.png"):
+        found = fake.FakeDetector().detect(
+            slides / name, conf=0.5, iou=0.7, tile=640, imgsz=None, overlap="auto", um_per_px=None
+        )
+        expected[name] = found
+    table = rows(tmp_path / "out" / "grains.csv")
+    assert [row["slide"] for row in table] == [name for name, result in expected.items() for _ in result.taxa]
+    assert [row["taxon"] for row in table] == [taxon for result in expected.values() for taxon in result.taxa]
+    assert [float(row["x1"]) for row in table] == pytest.approx(
+        [x for result in expected.values() for x in result.boxes[:, 0]], abs=0.01
+    )
+    counts = rows(tmp_path / "out" / "counts.csv")
+    for name, result in expected.items():
+        mine = {row["taxon"]: int(row["n"]) for row in counts if row["slide"] == name}
+        assert mine == {taxon: result.taxa.count(taxon) for taxon in set(result.taxa)}
+    assert report.exit_code == 0
+    assert sum(row.n for row in report.counts()) == len(table)
+
+
+def test_run_json_tells_what_was_done(job, slides, tmp_path):
+    job(slides, um_per_px=0.5)
+    run = json.loads((tmp_path / "out" / "run.json").read_text())
+    assert run["finished"] is True
+    assert run["model"] == {"name": "fake", "sha256": "f" * 64}
+    assert run["arguments"] == {
+        "conf": 0.25, "iou": 0.7, "tile": 640, "imgsz": None, "overlap": "auto", "um_per_px": 0.5
+    }  # fmt: skip
+    assert {"palyno", "python", "torch", "ultralytics", "numpy"} <= run["versions"].keys()
+    assert run["totals"]["slides"] == run["totals"]["ok"] == 3
+    one = run["slides"][0]
+    assert (one["slide"], one["status"], one["width"], one["height"]) == ("a.png", "ok", 120, 90)
+    assert (one["um_per_px"], one["um_source"], one["fraction_read"]) == (0.5, "caller", 1.0)
+    assert one["grains"] == sum(one["taxa"].values())
+    assert set(run["timing"]["slides"]) == {"a.png", "b.png", "upper/a.png"}
+    assert all((tmp_path / "out" / file).is_file() for file in run["files"])
+
+
+def test_the_same_slides_give_the_same_bytes(job, written, slides, tmp_path):
+    for out in ("one", "two"):
+        job(slides, tmp_path / out)
+    one, two = written(tmp_path / "one"), written(tmp_path / "two")
+    assert one == two
+    assert {"grains.csv", "counts.csv", "coco.json", "overlays/b.jpg"} <= one.keys()
+    assert without_timing(tmp_path / "one") == without_timing(tmp_path / "two")
+
+
+def test_a_slide_has_one_name_however_the_folder_is_given(job, written, slides, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    job([Path("slides")], tmp_path / "relative")
+    job([slides / "upper" / ".." / "upper" / "a.png", slides / "b.png", slides], tmp_path / "mixed")
+    assert written(tmp_path / "relative") == written(tmp_path / "mixed")
+
+
+def test_killed_anywhere_and_run_again_gives_the_bytes_of_an_unbroken_run(job, written, slides, tmp_path):
+    job(slides, tmp_path / "whole")
+    whole = written(tmp_path / "whole")
+    out, chance = tmp_path / "broken", random.Random(7)
+    command = [sys.executable, str(FAKE), str(slides), str(out), "0.4"]
+    ledger = out / ".palyno" / "ledger.jsonl"
+    kills = 0
+    for reads in (0, 0, 1, 1, 2, 3):
+        process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        deadline = time.monotonic() + 30
+        # From the moment the ledger has so many slides, at a random time within what a slide takes.
+        while process.poll() is None and time.monotonic() < deadline:
+            if ledger.is_file() and ledger.read_bytes().count(b'{"read"') >= reads or reads == 0:
+                break
+            time.sleep(0.005)
+        time.sleep(chance.uniform(0.0, 0.6 if reads == 0 else 0.3))
+        if process.poll() is None:
+            process.send_signal(signal.SIGKILL)
+            kills += 1
+        process.wait()
+        if (out / "run.json").exists():
+            break
+    assert kills >= 5
+    if not (out / "run.json").exists():
+        subprocess.run([*command[:-1], "0"], check=True)
+    assert written(out) == whole
+    run, unbroken = without_timing(out), without_timing(tmp_path / "whole")
+    assert run == unbroken
+
+
+@pytest.mark.parametrize("step", range(1, 30))
+def test_a_kill_between_any_two_writes_loses_and_repeats_nothing(job, fake, written, slides, tmp_path, step, monkeypatch):
+    """Every fsync is a point where the process can vanish; the state on the disk at each is taken up again."""
+    job(slides, tmp_path / "whole")
+    out, real, left = tmp_path / "out", os.fsync, [step]
+
+    class Vanished(BaseException):
+        pass
+
+    def fsync(descriptor):
+        real(descriptor)
+        left[0] -= 1
+        if left[0] <= 0:
+            raise Vanished
+
+    detector = fake.FakeDetector()
+    monkeypatch.setattr(os, "fsync", fsync)
+    try:
+        job(slides, detector=detector)
+    except Vanished:
+        pass
+    monkeypatch.undo()
+    if not (out / "run.json").exists():
+        job(slides, detector=detector)
+    assert written(out) == written(tmp_path / "whole")
+    assert len(detector.seen) <= 4
+
+
+def test_going_on_reads_only_what_is_missing(job, fake, slides, tmp_path):
+    class Breaks(fake.FakeDetector):
+        def detect(self, slide, **arguments):
+            if len(self.seen) == 2:
+                raise KeyboardInterrupt
+            return super().detect(slide, **arguments)
+
+    with pytest.raises(KeyboardInterrupt):
+        job(slides, detector=Breaks())
+    again = fake.FakeDetector()
+    report = job(slides, detector=again)
+    assert again.seen == ["a.png"]
+    assert [slide.reused for slide in report.slides] == [True, True, False]
+    fresh = fake.FakeDetector()
+    job(slides, detector=fresh, overwrite=True, resume=False)
+    assert len(fresh.seen) == 3
+
+
+def test_a_slide_that_changed_is_read_again(job, fake, slides, tmp_path):
+    job(slides)
+    os.utime(slides / "a.png", (1, 1))
+    (slides / "b.png").write_bytes((slides / "upper" / "a.png").read_bytes())
+    again = fake.FakeDetector()
+    job(slides, detector=again, overwrite=True)
+    assert again.seen == ["b.png"]
+
+
+def test_a_damaged_stored_result_is_read_again(job, fake, slides, tmp_path):
+    job(slides)
+    stored = sorted((tmp_path / "out" / ".palyno" / "slides").glob("*.npz"))
+    stored[0].write_bytes(stored[0].read_bytes()[:-7])
+    again = fake.FakeDetector()
+    job(slides, detector=again, overwrite=True)
+    assert len(again.seen) == 1
+
+
+def test_results_are_not_overwritten_unasked(job, written, slides, tmp_path):
+    job(slides)
+    before = written(tmp_path / "out")
+    with pytest.raises(UsageError, match="holds results.*--overwrite"):
+        job(slides, conf=0.9)
+    assert written(tmp_path / "out") == before
+    job(slides, conf=0.9, overwrite=True)
+    assert written(tmp_path / "out") != before
+
+
+def test_overwriting_leaves_no_file_of_the_earlier_run(job, written, slides, tmp_path):
+    job(slides, formats=("csv", "yolo", "coco"))
+    (tmp_path / "out" / "notes.txt").write_text("mine")
+    job([slides / "a.png", slides / "b.png"], formats=("csv",), overwrite=True)
+    assert set(written(tmp_path / "out")) == {
+        "counts.csv", "grains.csv", "notes.txt", "overlays/a.jpg", "overlays/b.jpg"
+    }  # fmt: skip
+
+
+def test_a_strangers_table_is_not_replaced(job, slides, tmp_path):
+    out = tmp_path / "out"
+    out.mkdir()
+    (out / "grains.csv").write_text("mine")
+    with pytest.raises(UsageError, match="holds results"):
+        job(slides)
+    (out / "grains.csv").rename(out / "coco.json")
+    with pytest.raises(UsageError, match=r"coco\.json is there"):
+        job(slides)
+    assert (out / "coco.json").read_text() == "mine"
+    job(slides, formats=("csv",))
+    assert (out / "coco.json").read_text() == "mine"
+
+
+def test_other_settings_do_not_mix_with_an_unfinished_run(job, fake, slides):
+    class Breaks(fake.FakeDetector):
+        def detect(self, slide, **arguments):
+            if self.seen:
+                raise KeyboardInterrupt
+            return super().detect(slide, **arguments)
+
+    with pytest.raises(KeyboardInterrupt):
+        job(slides, detector=Breaks())
+    with pytest.raises(UsageError, match=r"unfinished run with other settings \(conf 0\.25, now 0\.5\)"):
+        job(slides, conf=0.5)
+    again = fake.FakeDetector()
+    job(slides, conf=0.5, resume=False, detector=again)
+    assert len(again.seen) == 3
+
+
+def test_one_bad_slide_does_not_stop_the_rest(job, slides, tmp_path):
+    (slides / "b.png").write_text("no image")
+    (slides / "c.png").write_bytes(b"")
+    report = job([slides, slides / "missing.png"])
+    assert report.exit_code == 3
+    states = {slide.slide: slide.status for slide in report.slides}
+    assert states == {
+        "a.png": "ok", "b.png": "failed", "c.png": "failed", "missing.png": "failed", "upper/a.png": "ok"
+    }  # fmt: skip
+    run = json.loads((tmp_path / "out" / "run.json").read_text())
+    assert {failure["slide"] for failure in run["failures"]} == {"b.png", "c.png", "missing.png"}
+    assert all(failure["reason"] for failure in run["failures"])
+    assert {row["slide"] for row in rows(tmp_path / "out" / "grains.csv")} == {"a.png", "upper/a.png"}
+
+
+def test_on_error_stop_keeps_what_was_read(job, fake, slides, tmp_path):
+    good = (slides / "b.png").read_bytes()
+    (slides / "b.png").write_text("no image")
+    with pytest.raises(InputError, match=r"b\.png.*Stopped; the 1 slides before it are kept"):
+        job(slides, on_error="stop")
+    (slides / "b.png").write_bytes(good)
+    again = fake.FakeDetector()
+    assert job(slides, on_error="stop", detector=again).exit_code == 0
+    assert again.seen == ["b.png", "a.png"]
+
+
+def test_nothing_read_is_an_error_that_does_not_block_the_folder(job, slides, tmp_path):
+    bad = tmp_path / "bad.jpg"
+    bad.write_text("no image")
+    with pytest.raises(NothingToDoError, match=r"bad\.jpg"):
+        job(bad)
+    assert json.loads((tmp_path / "out" / "run.json").read_text())["finished"] is False
+    assert job(slides).exit_code == 0
+
+
+def test_an_empty_folder_is_an_error(job, tmp_path):
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(NothingToDoError, match="no slide in"):
+        job(tmp_path / "empty")
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_sidecar_is_skipped_and_named(job, slides):
+    (slides / "notes.txt").write_text("stain: safranin")
+    report = job(slides)
+    assert report.exit_code == 0
+    assert [slide.status for slide in report.slides if slide.reason] == ["skipped"]
+
+
+def test_palynos_own_overlays_are_not_read_as_slides(job, fake, slides):
+    job(slides, slides / "out")
+    again = fake.FakeDetector()
+    job(slides, slides / "out2", detector=again)
+    assert sorted(again.seen) == ["a.png", "a.png", "b.png"]
+
+
+@pytest.mark.parametrize("parts", [1, 2, 3])
+def test_shards_partition_the_slides(slides, parts):
+    shares = [list(gather([slides], (part, parts))[0]) for part in range(1, parts + 1)]
+    assert sorted(sum(shares, [])) == ["a.png", "b.png", "upper/a.png"]
+
+
+def test_an_empty_shard_says_so(slides):
+    with pytest.raises(NothingToDoError, match="only 3 slides"):
+        gather([slides], (4, 4))
+
+
+def test_a_folder_in_use_is_refused(job, fake, slides, tmp_path):
+    class Meddles(fake.FakeDetector):
+        def detect(self, slide, **arguments):
+            with pytest.raises(UsageError, match=f"is being written by process {os.getpid()}"):
+                job(slides)
+            return super().detect(slide, **arguments)
+
+    assert job(slides, detector=Meddles()).exit_code == 0
+
+
+def test_a_lock_left_by_a_dead_process_does_not_block(job, slides, tmp_path):
+    lock = tmp_path / "out" / ".palyno" / "lock"
+    lock.parent.mkdir(parents=True)
+    lock.write_text('{"pid": 999999999, "host": "elsewhere"}')
+    assert job(slides).exit_code == 0
+
+
+def test_where_there_are_no_locks_the_owners_process_decides(monkeypatch, tmp_path):
+    import fcntl
+    import socket
+
+    from palyno.app.lock import locked
+
+    def unsupported(*_):
+        raise OSError(errno.ENOLCK, "no locks")
+
+    monkeypatch.setattr(fcntl, "flock", unsupported)
+    lock = tmp_path / "d" / "lock"
+    with locked(lock):
+        pass
+    lock.write_text(json.dumps({"pid": 999999999, "host": socket.gethostname()}))
+    with locked(lock):
+        pass
+    lock.write_text(json.dumps({"pid": 1, "host": socket.gethostname()}))
+    with pytest.raises(UsageError, match="process 1 on"), locked(lock):
+        pass
+
+
+@pytest.mark.parametrize(
+    ("number", "words"), [(errno.ENOSPC, "free some space"), (errno.EACCES, "that you may write to")]
+)
+def test_a_disk_that_cannot_be_written_is_told_clearly(job, fake, slides, monkeypatch, number, words):
+    from palyno.app import ledger
+
+    def full(*_, **__):
+        raise OSError(number, os.strerror(number), "results")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(ledger, "write_bytes", full)
+        with pytest.raises(PalynoError, match=words):
+            job(slides)
+    assert job(slides).exit_code == 0
+
+
+def test_the_output_must_be_a_folder(job, slides, tmp_path):
+    (tmp_path / "out").write_text("a file")
+    with pytest.raises(UsageError, match="expected a folder"):
+        job(slides)
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"conf": 1.2}, {"conf": float("nan")}, {"iou": -1}, {"um_per_px": 0}, {"um_per_px": float("inf")},
+        {"overlap": 640}, {"overlap": "most"}, {"on_error": "retry"}, {"shard": (3, 2)}
+    ],
+)  # fmt: skip
+def test_options_that_cannot_be_meant_are_refused(wrong):
+    with pytest.raises(UsageError):
+        DetectOptions(**wrong)
+
+
+def test_an_unknown_format_is_named_with_those_there_are(job, slides):
+    with pytest.raises(UsageError, match="geojson.*got tilia"):
+        job(slides, formats=("csv", "tilia"))
+
+
+def test_progress_hears_every_slide_and_tile(job, slides):
+    from palyno.app.progress import Progress
+
+    heard = []
+
+    class Listens(Progress):
+        def start(self, slides):
+            heard.append(slides)
+
+        def slide(self, index, name):
+            heard.append((index, name))
+
+        def tile(self, done, total):
+            heard.append(done / total)
+
+    job(slides, progress=Listens())
+    each = [0.25, 0.5, 0.75, 1.0]
+    assert heard == [3, (0, "a.png"), *each, (1, "b.png"), *each, (2, "upper/a.png"), *each]
