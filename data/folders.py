@@ -89,8 +89,11 @@ def _walk(folder: Path, recursive: bool) -> Iterator[Path | Skipped]:
             reason = _refusal(path)
             yield path if reason is None else Skipped(path, reason)
     if sidecars:
-        kinds = ", ".join(sorted(sidecars))
-        yield Skipped(folder, f"{sidecars.total()} files beside the slides that are no images ({kinds})")
+        n, kinds = sidecars.total(), ", ".join(sorted(sidecars))
+        beside = (
+            "1 file beside the slides that is no image" if n == 1 else f"{n} files beside the slides that are no images"
+        )
+        yield Skipped(folder, f"{beside} ({kinds})")
     for path in folders:
         if not recursive:
             yield Skipped(path, "a folder in a folder, and recursion is off")

@@ -8,7 +8,7 @@ together; other channels cannot be shown as one picture, and the first is read.
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -136,17 +136,13 @@ class TiffSlide:
             return int(middle), "middle one"
         scores = []
         for index, plane in planes:
-            score = 0.0
-            windows = list(sample_windows(plane.width, plane.height, 256, 3))
-            if len(windows) == 1 and plane.width * plane.height > 2**20:
-                side = min(1024, plane.width), min(1024, plane.height)
-                windows = [((plane.width - side[0]) // 2, (plane.height - side[1]) // 2, *side)]
-            for window in windows:
-                patch = plane.samples(*window).astype(np.float32)
+            gradients = [0.0]
+            for patch in _undamaged(plane.samples, sample_windows(plane.width, plane.height, 256, 3)):
                 if patch.shape[1] > 2:
-                    score += float(np.nan_to_num((patch[:, 2:] - patch[:, :-2]) ** 2).mean())
+                    across = patch[:, 2:].astype(np.float32) - patch[:, :-2]
+                    gradients.append(float(np.nan_to_num(across**2).mean()))
             plane.close()
-            scores.append((score, -abs(index - middle), -index))
+            scores.append((sum(gradients) / len(gradients), -abs(index - middle), -index))
         return -max(scores)[2], "sharpest"
 
     def read(self, x: int, y: int, width: int, height: int) -> np.ndarray:
@@ -154,7 +150,7 @@ class TiffSlide:
         if self._tones is None:
             self._tones = self._fit()
         region = stored_region(self._orientation, (x, y, width, height), self._page.imagewidth, self._page.imagelength)
-        samples = self._samples(region)
+        samples = self._samples(*region)
         if self._photometric == _PALETTE:
             table = self._colour_table()
             rgb = table[np.minimum(samples[..., 0], len(table) - 1)]
@@ -173,8 +169,8 @@ class TiffSlide:
                 rgb = np.array(Image.fromarray(rgb, "YCbCr").convert("RGB"))
         return np.ascontiguousarray(turn(self._orientation, rgb))
 
-    def _samples(self, region: tuple[int, int, int, int]) -> np.ndarray:
-        parts = [plane.samples(*region) for plane in self._planes]
+    def _samples(self, x: int, y: int, width: int, height: int) -> np.ndarray:
+        parts = [plane.samples(x, y, width, height) for plane in self._planes]
         return parts[0] if len(parts) == 1 else np.concatenate([p[..., :1] for p in parts], axis=-1)
 
     def _fit(self) -> Tones:
@@ -185,7 +181,9 @@ class TiffSlide:
 
         if self._photometric == _CMYK:
             return Tones(0, float(np.iinfo(self._page.dtype).max))
-        tones = fit_tones((self._samples(w)[..., : self._colours] for w in sample_windows(*size)), self._bits)
+        tones = fit_tones(
+            (p[..., : self._colours] for p in _undamaged(self._samples, sample_windows(*size))), self._bits
+        )
         if tones != EIGHT_BITS:
             shown = f"{self._page.dtype} samples shown from {tones.black:g} (black) to {tones.white:g} (white)"
             self.notes += (shown,)
@@ -201,6 +199,28 @@ class TiffSlide:
         for plane in self._planes:
             plane.close()
         self._file.close()
+
+
+def _undamaged(
+    samples: Callable[[int, int, int, int], np.ndarray], windows: Iterable[tuple[int, int, int, int]]
+) -> Iterator[np.ndarray]:
+    """Patches of a picture without those that cannot be decoded: one bad tile must not take the slide with it.
+
+    Raises:
+        Exception: What the codec raised, where no patch can be decoded.
+    """
+    fault: Exception | None = None
+    read = False
+    for window in windows:
+        try:
+            patch = samples(*window)
+        except Exception as error:
+            fault = error
+            continue
+        read = True
+        yield patch
+    if fault and not read:
+        raise fault
 
 
 def _full_resolution(pages: Iterable[Any]) -> list[TiffPage]:

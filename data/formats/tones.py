@@ -47,7 +47,11 @@ EIGHT_BITS = Tones(0, 255)
 def sample_windows(width: int, height: int, side: int = 512, per_axis: int = 5) -> Iterator[tuple[int, int, int, int]]:
     """Windows `x, y, width, height` that stand for a picture: all of it up to 16 Mpx, else an even grid of squares."""
     if width * height <= 2**24:
-        yield 0, 0, width, height
+        across, down = (min(4, max(1, length // 64)) for length in (width, height))
+        for row in range(down):
+            for column in range(across):
+                x, y = width * column // across, height * row // down
+                yield x, y, width * (column + 1) // across - x, height * (row + 1) // down - y
         return
     for row in range(per_axis):
         for column in range(per_axis):

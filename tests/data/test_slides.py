@@ -524,9 +524,14 @@ def test_a_jpeg_tile_that_claims_another_size_is_refused(tmp_path):
         tracemalloc.stop()
 
 
-def test_a_damaged_tile_is_named_and_the_others_are_read(tmp_path):
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
+def test_a_damaged_tile_is_named_and_the_others_are_read(tmp_path, dtype):
     path = tmp_path / "a.tif"
-    tifffile.imwrite(path, RGB, photometric="rgb", tile=(64, 64), compression="zlib")
+    picture = RGB.astype(dtype) * (257 if dtype == np.uint16 else 1)
+    picture[-1, -9:], picture[-2, -9:] = 0, np.iinfo(dtype).max
+    picture[-4:-2, -9:] = picture[-1, -1]
+    picture[-8:-5, -9:] = np.iinfo(dtype).max
+    tifffile.imwrite(path, picture, photometric="rgb", tile=(64, 64), compression="zlib")
     with tifffile.TiffFile(path) as tif:
         offset, count = tif.pages[0].dataoffsets[0], tif.pages[0].databytecounts[0]
     data = bytearray(path.read_bytes())
@@ -536,6 +541,7 @@ def test_a_damaged_tile_is_named_and_the_others_are_read(tmp_path):
         with pytest.raises(SlideError, match=r"a\.tif: .*64 x 60 at \(0, 0\)"):
             slide.read(0, 0, 64, 60)
         np.testing.assert_array_equal(slide.read(64, 0, 100, 200), RGB[:, 64:164])
+        assert slide.format == "TIFF"
 
 
 SEEDS = {}

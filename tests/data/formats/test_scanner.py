@@ -1,8 +1,11 @@
 """Whole-slide scans through OpenSlide: pixels, scale, and a damaged tile that does not take the slide with it."""
 
+import struct
+
 import numpy as np
 import pytest
 import tifffile
+from palyno.data.formats.ifd import check_chain
 from palyno.data.slides import open_slide
 from palyno.errors import SlideError
 
@@ -61,6 +64,32 @@ def test_a_damaged_tile_is_named_and_the_others_are_read(tmp_path):
             with pytest.raises(SlideError, match=r"a\.svs: .*100 x 90 at \(10, 20\)"):
                 slide.read(10, 20, 100, 90)
             np.testing.assert_array_equal(slide.read(256, 0, 300, 300), expected[:300, 256:556])
+
+
+@pytest.mark.parametrize("sizes", [(65520, 65520), (2**31, 2), (2, 2**31)])
+def test_a_scan_with_impossible_tiles_is_refused_before_openslide_sees_it(tmp_path, sizes):
+    path = write_aperio(tmp_path / "a.svs")
+    data = bytearray(path.read_bytes())
+    with tifffile.TiffFile(path) as tif:
+        for code, value in zip((322, 323), sizes, strict=True):
+            at = tif.pages[0].tags[code].offset
+            data[at : at + 12] = struct.pack("<HHII", code, 4, 1, value)
+    path.write_bytes(data)
+    with pytest.raises(SlideError, match="tiles of at most"):
+        open_slide(path)
+
+
+def test_the_directories_of_an_ndpi_may_lie_beyond_4_gib(tmp_path):
+    at = 5 * 2**30
+    with (tmp_path / "a.ndpi").open("wb") as file:
+        file.write(b"II*\0" + struct.pack("<Q", at))
+        for offset, after in ((at, at + 100), (at + 100, 0)):
+            file.seek(offset)
+            file.write(struct.pack("<HQ", 0, after))
+        file.truncate(at + 200)
+    assert check_chain(tmp_path / "a.ndpi") == 2
+    tifffile.imwrite(tmp_path / "b.ndpi", [PICTURE[:9, :9]] * 3, photometric="rgb")
+    assert check_chain(tmp_path / "b.ndpi") == len(tifffile.TiffFile(tmp_path / "b.ndpi", is_ndpi=False).pages)
 
 
 def test_a_scan_cut_short_is_refused_or_read_never_worse(tmp_path):
