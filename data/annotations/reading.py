@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import reprlib
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -31,6 +32,10 @@ class Row(NamedTuple):
 
 # No slide is this many pixels wide; a larger number is a mistake and would not survive float32 anyway.
 _FARTHEST = 1e9
+
+# Quotes the start of an entry; a file may nest or repeat itself far beyond what a message, or the memory, can hold.
+_QUOTE = reprlib.Repr()
+_QUOTE.maxstring, _QUOTE.maxdict, _QUOTE.maxlevel = 120, 8, 3
 
 
 def read_text(path: str | Path) -> str:
@@ -80,11 +85,9 @@ def expecting(place: str, what: str, got: Any) -> Iterator[None]:
         yield
     except PalynoError:
         raise
-    except (KeyError, IndexError, TypeError, ValueError, AttributeError, OverflowError) as error:
-        quoted = repr(got)
-        quoted = quoted if len(quoted) <= 120 else f"{quoted[:117]}..."
+    except (KeyError, IndexError, TypeError, ValueError, AttributeError, OverflowError, OSError) as error:
         missing = f" ({error} is missing)" if isinstance(error, KeyError) else ""
-        raise AnnotationError(f"{place}: expected {what}, got {quoted}{missing}") from error
+        raise AnnotationError(f"{place}: expected {what}, got {_QUOTE.repr(got)}{missing}") from error
 
 
 def box(x1: Any, y1: Any, x2: Any, y2: Any) -> Box:

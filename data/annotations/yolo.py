@@ -128,7 +128,12 @@ def read_yolo(
     for key in [split] if split else splits:
         entries = document[key] if isinstance(document[key], list) else [document[key]]
         for entry in entries:
-            pictures.update(dict.fromkeys(_find_pictures(_resolve(root, str(entry)), root)))
+            with expecting(f"{config}: {key}", "a folder of pictures, or a text file that lists them", entry):
+                path = _resolve(root, _text(entry))
+                if path.exists() or not document.get("slides"):
+                    pictures.update(dict.fromkeys(_find_pictures(path, root)))
+    if not splits:
+        raise AnnotationError(f"{config}: expected folders of pictures under train, val or test, got none of them")
     if not pictures and document.get("slides"):
         return _read_slides(document["slides"], config, listed)
     return _read_pictures(root, list(pictures), listed)
@@ -199,7 +204,7 @@ def _read_slides(slides: Any, config: Path, names: Sequence[str]) -> list[Labell
         for stem, slide in slides.items():
             path = config.parent / "labels" / f"{stem}.txt"
             size = {"width": int(slide["width"]), "height": int(slide["height"])}
-            images.append(read_label_file(path, names, image=str(slide["image"]), **size))
+            images.append(read_label_file(path, names, image=_text(slide["image"]), **size))
     return images
 
 
@@ -217,10 +222,10 @@ def _find_pictures(entry: Path, root: Path) -> list[Path]:
     """The pictures of a folder and those below it, or of a text file that lists them."""
     if entry.is_dir():
         return sorted(path for path in entry.rglob("*") if path.suffix.lower() in _PICTURES)
-    if entry.suffix == ".txt" and entry.is_file():
-        lines = [line.strip() for line in read_text(entry).splitlines()]
-        return [entry.parent / line if line.startswith("./") else root / line for line in lines if line]
-    return []
+    if entry.suffix != ".txt":
+        raise ValueError("neither a folder nor a list")
+    lines = [line.strip() for line in read_text(entry).splitlines()]
+    return [entry.parent / line if line.startswith("./") else root / line for line in lines if line]
 
 
 def _picture_size(path: Path) -> tuple[int, int]:
@@ -241,11 +246,10 @@ def _read_config(path: Path) -> dict[str, Any]:
 
     try:
         document = yaml.safe_load(read_text(path))
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
         mark = getattr(error, "problem_mark", None)
-        raise AnnotationError(
-            f"{path}:{mark.line + 1 if mark else 1}: expected YAML, got {getattr(error, 'problem', None) or error}"
-        ) from error
+        line, problem = mark.line + 1 if mark else 1, getattr(error, "problem", None) or error
+        raise AnnotationError(f"{path}:{line}: expected YAML, got {problem}") from error
     if not isinstance(document, dict):
         raise AnnotationError(f"{path}:1: expected a data.yaml with names, got {type(document).__name__}")
     return document
@@ -259,7 +263,8 @@ def _names(document: Mapping[str, Any], path: Path) -> list[str]:
             names = [names[i] for i in range(len(names))]
         if not isinstance(names, list) or document.get("nc", len(names)) != len(names):
             raise ValueError("names and nc differ")
-    return [str(name) for name in names]
+        listed = [_text(name) for name in names]
+    return listed
 
 
 def _darknet_names(folder: Path) -> list[str]:
@@ -271,11 +276,20 @@ def _darknet_names(folder: Path) -> list[str]:
 
 def _root(document: Mapping[str, Any], config: Path) -> Path:
     """The folder that the splits are relative to: `path` where that is there, else that of `data.yaml`."""
-    root = config.parent / str(document.get("path") or "")
-    return root if root.is_dir() else config.parent
+    with expecting(f"{config}: path", "the folder of the data set", document.get("path")):
+        root = config.parent / _text(document.get("path") or "")
+        there = root.is_dir()
+    return root if there else config.parent
 
 
 def _resolve(root: Path, entry: str) -> Path:
     """An entry of a split; `../` in front is what one common export writes for `./`."""
     path = root / entry
     return root / entry.removeprefix("../") if not path.exists() else path
+
+
+def _text(value: Any) -> str:
+    """A name or path. YAML also gives numbers, and lists that repeat themselves without bound, which are neither."""
+    if not isinstance(value, str | int | float):
+        raise TypeError("no text")
+    return str(value)

@@ -132,7 +132,10 @@ def test_a_fault_is_named_with_its_line(line, tmp_path):
         ("train: images\n", r"data\.yaml: names"),
         ("names: {1: a}\n", r"data\.yaml: names"),
         ("names: [a]\nnc: 2\n", r"data\.yaml: names"),
-        ("names: [a]\nslides: {x: {image: x}}\n", r"data\.yaml: slides.*width"),
+        ("names: [a]\n", r"data\.yaml: expected folders of pictures under train"),
+        ("names: [a]\ntrain: gone\n", r"data\.yaml: train: expected a folder of pictures.*'gone'"),
+        ("names: [a]\ntrain: gone.txt\n", r"gone\.txt: cannot be read"),
+        ("names: [a]\ntrain: images\nslides: {x: {image: x}}\n", r"data\.yaml: slides.*width"),
         ("names: !!python/object/apply:os.system [exit]\n", r"data\.yaml:1: expected YAML"),
     ],
 )
