@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -138,10 +139,11 @@ class SlideResult:
 
     def __getitem__(self, index: int) -> Grain:
         index = range(len(self))[index]
+        x1, y1, x2, y2 = self.boxes[index].tolist()
         return Grain(
             slide=self.slide,
             grain_id=self.grain_ids[index],
-            box=tuple(float(v) for v in self.boxes[index]),
+            box=(x1, y1, x2, y2),
             taxon=self.taxa[index],
             confidence=float(self.confidence[index]),
             rank=self.ranks[index],
@@ -153,7 +155,7 @@ class SlideResult:
     def __iter__(self) -> Iterator[Grain]:
         return (self[i] for i in range(len(self)))
 
-    @property
+    @cached_property
     def grain_ids(self) -> tuple[str, ...]:
         """Identifiers, `0001` upwards in reading order."""
         width = max(4, len(str(len(self))))
@@ -223,9 +225,9 @@ class SlideResult:
         """One row a grain, with the columns of `grains.csv`."""
         import pandas as pd
 
-        from ..data.annotations.csv import grain_rows
+        from ..data.annotations.csv import GRAIN_COLUMNS, grain_rows
 
-        return pd.DataFrame(grain_rows(self))
+        return pd.DataFrame(grain_rows(self), columns=GRAIN_COLUMNS)
 
     def to_supervision(self) -> sv.Detections:
         """The boxes as `supervision.Detections`, with names in `data["class_name"]`."""

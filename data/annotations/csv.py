@@ -75,20 +75,21 @@ def grain_rows(result: SlideResult) -> list[dict[str, Any]]:
         One row a grain: numbers as numbers, None where a size is not known, `flags` joined by `;`, `candidates` such as
         `Serjania erecta:0.41;Serjania sp.:0.22`.
     """
+    boxes = result.boxes.tolist()
     return [
         {
-            "slide": grain.slide,
-            "grain_id": grain.grain_id,
-            **dict(zip(("x1", "y1", "x2", "y2"), grain.box, strict=True)),
-            "taxon": grain.taxon,
-            "confidence": grain.confidence,
-            "width_um": grain.width_um,
-            "height_um": grain.height_um,
-            "flags": ";".join(grain.flags),
-            "rank": grain.rank,
-            "candidates": ";".join(f"{taxon}:{share:.2f}" for taxon, share in grain.candidates),
+            "slide": result.slide,
+            "grain_id": grain_id,
+            **dict(zip(("x1", "y1", "x2", "y2"), boxes[i], strict=True)),
+            "taxon": result.taxa[i],
+            "confidence": float(result.confidence[i]),
+            "width_um": result.um_per_px and (boxes[i][2] - boxes[i][0]) * result.um_per_px,
+            "height_um": result.um_per_px and (boxes[i][3] - boxes[i][1]) * result.um_per_px,
+            "flags": ";".join(result.grain_flags[i]),
+            "rank": result.ranks[i],
+            "candidates": ";".join(f"{taxon}:{share:.2f}" for taxon, share in result.candidates[i]),
         }
-        for grain in result
+        for i, grain_id in enumerate(result.grain_ids)
     ]
 
 

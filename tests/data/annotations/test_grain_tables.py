@@ -42,6 +42,20 @@ def test_grains_are_read_back_from_csv(results, same, tmp_path):
         assert found["width_um"] == (None if row["width_um"] is None else pytest.approx(row["width_um"], abs=0.005))
 
 
+def test_rows_say_what_the_grains_say(results):
+    for result in results:
+        for row, grain in zip(grain_rows(result), result, strict=True):
+            assert tuple(row) == GRAIN_COLUMNS
+            assert (row["x1"], row["y1"], row["x2"], row["y2"]) == grain.box
+            for column in ("slide", "grain_id", "taxon", "confidence", "width_um", "height_um", "rank"):
+                assert row[column] == getattr(grain, column)
+
+
+def test_a_data_frame_has_the_columns_also_without_grains(results):
+    for result in results:
+        assert list(result.to_dataframe()) == list(GRAIN_COLUMNS)
+
+
 def test_the_columns_are_the_promised_ones_in_order(results, tmp_path):
     head = "slide,grain_id,x1,y1,x2,y2,taxon,confidence,width_um,height_um,flags,rank,candidates"
     assert write_grains(results, tmp_path / "g.csv").read_text(encoding="utf-8").split("\n")[0] == head
