@@ -185,7 +185,9 @@ class SlideResult:
             UsageError: `conf` is below the threshold that the slide was read with.
         """
         if conf < self.conf:
-            raise UsageError(f"the slide was read with conf {self.conf}: expected at least that, got {conf}; detect again")
+            raise UsageError(
+                f"the slide was read with conf {self.conf}: expected at least that, got {conf}; detect again"
+            )
         return replace(self.select(self.confidence >= np.float32(conf)), conf=conf)
 
     def counts(self, rank: str | None = None, level: float = 0.95) -> list[Tally]:

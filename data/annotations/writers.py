@@ -98,7 +98,7 @@ def write_results(
 
 def _refuse_results(path: Path, overwrite: bool) -> None:
     """Refuses a file, or a folder that holds files of an earlier run."""
-    for file in sorted(path.rglob("*.*")) if path.is_dir() else [path]:
+    for file in sorted(path.rglob("[!.]*")) if path.is_dir() else [path]:
         if not file.is_dir():
             refuse_existing(file, overwrite=overwrite)
 

@@ -77,6 +77,12 @@ def test_nothing_is_replaced_without_overwrite(name, results, tmp_path):
     assert tree(tmp_path) != before
 
 
+def test_what_a_killed_run_left_is_no_result(results, tmp_path):
+    (tmp_path / "geojson").mkdir()
+    (tmp_path / "geojson" / ".palyno-0.tmp").write_text("half")
+    assert len(write_results(results, tmp_path, ("geojson",))) == 3
+
+
 def test_a_failing_slide_leaves_nothing(results, tmp_path):
     def stream():
         yield from results[:2]
