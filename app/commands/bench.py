@@ -27,11 +27,19 @@ def bench() -> None:
 )
 @shared.model
 @shared.device
-@click.option("--out", type=click.Path(dir_okay=False, path_type=Path), help="Also write the figures to this JSON file.")
+@click.option(
+    "--out", type=click.Path(dir_okay=False, path_type=Path), help="Also write the figures to this JSON file."
+)
 @shared.overwrite
 @shared.as_json
 def detect(
-    images: tuple[Path, ...], labels: Path | None, model: str, device: str, out: Path | None, overwrite: bool, as_json: bool
+    images: tuple[Path, ...],
+    labels: Path | None,
+    model: str,
+    device: str,
+    out: Path | None,
+    overwrite: bool,
+    as_json: bool,
 ) -> None:
     """Count with palyno, with ultralytics alone, and with SAHI.
 
@@ -65,7 +73,9 @@ def _show(figures: dict[str, Any]) -> None:
         click.echo(json.dumps(figures, ensure_ascii=False, indent=1))
         return
     table = Table(title="palyno bench detect", title_justify="left")
-    columns = list(dict.fromkeys(name for row in rows for name, value in row.items() if not isinstance(value, dict | list)))
+    columns = list(
+        dict.fromkeys(name for row in rows for name, value in row.items() if not isinstance(value, dict | list))
+    )
     for column in columns:
         table.add_column(column.replace("_", " "), justify="left" if column == "method" else "right")
     for row in rows:

@@ -8,8 +8,12 @@ from . import options as shared
 
 
 @click.command()
-@click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen on; the default is this machine.")
-@click.option("--port", type=click.IntRange(0, 65535), default=7860, show_default=True, help="Port; 0 takes a free one.")
+@click.option(
+    "--host", default="127.0.0.1", show_default=True, help="Address to listen on; the default is this machine."
+)
+@click.option(
+    "--port", type=click.IntRange(0, 65535), default=7860, show_default=True, help="Port; 0 takes a free one."
+)
 @shared.model
 @shared.device
 def serve(host: str, port: int, model: str, device: str) -> None:

@@ -8,7 +8,6 @@ import time
 from pathlib import Path
 
 import numpy as np
-
 from palyno.data.slides import open_slide
 from palyno.vision.results import Provenance, SlideResult
 
@@ -56,4 +55,6 @@ if __name__ == "__main__":
     from palyno.app.jobs import DetectOptions, detect_slides
 
     slides, out, pause = sys.argv[1:4]
-    detect_slides([slides], out, DetectOptions(formats=("csv", "yolo", "coco", "geojson")), detector=FakeDetector(float(pause)))
+    detect_slides(
+        [slides], out, DetectOptions(formats=("csv", "yolo", "coco", "geojson")), detector=FakeDetector(float(pause))
+    )

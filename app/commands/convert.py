@@ -1,0 +1,72 @@
+"""`palyno convert`: boxes from one annotation format to another."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import click
+
+from . import options as shared
+
+FORMATS = ("yolo", "coco", "voc", "geojson", "labelstudio")
+
+
+@click.command()
+@click.argument("source", metavar="SRC", type=click.Path(exists=True, path_type=Path))
+@click.argument("target", metavar="DST", type=click.Path(path_type=Path))
+@click.option("--from", "read_as", required=True, type=click.Choice([*FORMATS, "parquet"]), help="Format of SRC.")
+@click.option("--to", "write_as", required=True, type=click.Choice(FORMATS), help="Format of DST.")
+@shared.overwrite
+@shared.as_json
+def convert(source: Path, target: Path, read_as: str, write_as: str, overwrite: bool, as_json: bool) -> None:
+    """Convert boxes from one annotation format to another.
+
+    SRC and DST are a folder for yolo, voc and geojson (one file a slide), and a file for coco, labelstudio and parquet.
+    Names, identifiers and confidences are kept where DST's format has a place for them.
+    """
+    from ...data.annotations import LabelledImage
+    from ...data.annotations.coco import read_coco, write_coco
+    from ...data.annotations.geojson import read_geojson, write_geojson
+    from ...data.annotations.labelstudio import read_labelstudio, write_labelstudio
+    from ...data.annotations.names import slide_stems
+    from ...data.annotations.parquet import read_parquet
+    from ...data.annotations.voc import read_voc, write_voc
+    from ...data.annotations.yolo import read_yolo, write_yolo
+    from ...errors import AnnotationError
+
+    def read_geojsons(path: Path) -> list[LabelledImage]:
+        files = sorted(path.glob("*.geojson")) if path.is_dir() else [path]
+        if not files:
+            raise AnnotationError(f"{path}: expected a folder with .geojson files, got none")
+        return [read_geojson(file) for file in files]
+
+    def write_geojsons(images: Sequence[LabelledImage], folder: Path, *, overwrite: bool) -> None:
+        stems = slide_stems(image.image for image in images)
+        for image in images:
+            write_geojson(image, folder / f"{stems[image.image]}.geojson", overwrite=overwrite)
+
+    readers: dict[str, Callable[[Path], list[LabelledImage]]] = {
+        "yolo": read_yolo,
+        "coco": read_coco,
+        "voc": read_voc,
+        "geojson": read_geojsons,
+        "labelstudio": read_labelstudio,
+        "parquet": read_parquet,
+    }
+    writers: dict[str, Callable[..., object]] = {
+        "yolo": write_yolo,
+        "coco": write_coco,
+        "voc": write_voc,
+        "geojson": write_geojsons,
+        "labelstudio": write_labelstudio,
+    }
+    images = readers[read_as](source)
+    writers[write_as](images, target, overwrite=overwrite)
+    boxes = sum(len(image) for image in images)
+    if as_json:
+        import json
+
+        click.echo(json.dumps({"out": str(target), "images": len(images), "boxes": boxes}))
+    else:
+        click.echo(f"{boxes} boxes on {len(images)} images: {target}", err=True)

@@ -1,0 +1,38 @@
+from __future__ import annotations
+
+import itertools
+import json
+
+import numpy as np
+import pytest
+from click.testing import CliRunner
+from palyno.app.cli import cli
+from palyno.app.commands.convert import FORMATS
+from palyno.data.annotations import LabelledImage
+from palyno.data.annotations.coco import read_coco, write_coco
+
+
+@pytest.mark.parametrize(("first", "second"), [*itertools.permutations(FORMATS, 2)])
+def test_boxes_survive_the_way_through_two_formats(tmp_path, first, second):
+    before = LabelledImage("a.png", 400, 300, np.array([[10, 20, 60, 90], [200, 100, 260, 150]]), ("Betula", "Poaceae"))
+    write_coco([before], tmp_path / "coco.json")
+    steps = [("coco", tmp_path / "coco.json")]
+    for number, name in enumerate((first, second, "coco")):
+        place = tmp_path / f"{number}-{name}"
+        place = place if name in ("yolo", "voc", "geojson") else place.with_suffix(".json")
+        arguments = ["convert", str(steps[-1][1]), str(place), "--from", steps[-1][0], "--to", name, "--json"]
+        done = CliRunner().invoke(cli, arguments)
+        assert done.exit_code == 0, done.output
+        assert json.loads(done.stdout)["boxes"] == 2
+        steps.append((name, place))
+    (after,) = read_coco(steps[-1][1])
+    assert after.labels == before.labels
+    assert np.abs(after.boxes - before.boxes).max() < 0.5
+
+
+def test_a_target_that_is_there_is_not_overwritten(tmp_path):
+    write_coco([LabelledImage("a.png", 9, 9, np.empty((0, 4)), ())], tmp_path / "a.json")
+    done = CliRunner().invoke(
+        cli, ["convert", str(tmp_path / "a.json"), str(tmp_path / "a.json"), "--from", "coco", "--to", "coco"]
+    )
+    assert done.exit_code == 2

@@ -1,0 +1,172 @@
+from __future__ import annotations
+
+import io
+
+import numpy as np
+import pytest
+from palyno.app.legend import _scale_bar
+from palyno.app.overlay import draw, jpeg
+from palyno.app.palette import colours
+from palyno.vision.results import Provenance, SlideResult
+from PIL import Image, ImageDraw
+
+
+def found(boxes, taxa, *, width=640, height=480, **more) -> SlideResult:
+    confidence = np.linspace(0.95, 0.3, len(taxa))
+    return SlideResult("field.png", width, height, boxes, confidence, taxa, Provenance("m", "0" * 64, "0"), **more)
+
+
+def ground(width=640, height=480, value=230) -> np.ndarray:
+    return np.full((height, width, 3), value, np.uint8)
+
+
+@pytest.fixture
+def texts(monkeypatch):
+    """Every text that is drawn."""
+    seen, real = [], ImageDraw.ImageDraw.text
+
+    def text(self, xy, text, *rest, **more):
+        seen.append(text)
+        return real(self, xy, text, *rest, **more)
+
+    monkeypatch.setattr(ImageDraw.ImageDraw, "text", text)
+    return seen
+
+
+@pytest.mark.parametrize("n", [1, 5, 12, 13, 40, 80])
+def test_the_legend_names_every_taxon_with_count_and_interval(texts, n):
+    taxa = [f"Genus{i} species" for i in range(n)] * 5
+    boxes = np.tile([10, 10, 30, 30], (5 * n, 1))
+    result = found(boxes, taxa)
+    picture = draw(result, ground())
+    assert picture.width > 640 and picture.height >= 480
+    assert set(taxa) <= set(texts)
+    row = result.counts()[0]
+    assert f"{row.percent:.1f} %  ({row.low:.1f} – {row.high:.1f})" in texts
+    assert str(5 * n) in texts
+
+
+def test_every_grain_is_outlined_in_the_colour_of_its_taxon():
+    boxes = [[100, 100, 140, 140], [300, 200, 360, 240], [500, 400, 530, 430]]
+    result = found(boxes, ["Betula", "Poaceae", "Betula"])
+    palette = colours(result.taxa)
+    picture = np.asarray(draw(result, ground())).astype(int)
+    for (x1, y1, x2, y2), taxon in zip(boxes, result.taxa, strict=True):
+        left_edge = picture[(y1 + y2) // 2, x1 - 4 : x1 + 3]
+        assert np.abs(left_edge - palette[taxon]).sum(1).min() < 12, taxon
+        # What is inside stays as it was, for the expert to see.
+        middle = picture[(y1 + y2) // 2 - 3 : (y1 + y2) // 2 + 3, (x1 + x2) // 2 - 3 : (x1 + x2) // 2 + 3]
+        assert (middle == 230).all()
+
+
+def test_names_are_written_at_the_grains_only_while_there_is_room(texts):
+    one = found([[200, 200, 240, 240]], ["Betula"])
+    draw(one, ground())
+    assert "Betula 0.95" in texts
+    texts.clear()
+    rng = np.random.default_rng(0)
+    corner = rng.uniform(0, 440, (300, 2))
+    draw(found(np.hstack([corner, corner + 25]), ["Betula"] * 300), ground())
+    assert texts.count("Betula") == 1 and "Betula 0.95" not in texts
+
+
+def test_equal_pictures_give_equal_bytes():
+    result = found([[10, 10, 50, 50]], ["Betula"], um_per_px=0.4)
+    first, second = jpeg(draw(result, ground())), jpeg(draw(result, ground()))
+    assert first == second
+    assert Image.open(io.BytesIO(first)).format == "JPEG"
+
+
+def test_a_large_slide_is_reduced_and_its_boxes_with_it():
+    pixels = ground(3000, 1500)
+    pixels[600:900, 1500:1800] = 40
+    result = found([[1500, 600, 1800, 900]], ["Betula"], width=3000, height=1500)
+    picture = np.asarray(draw(result, pixels, max_side=1000))
+    dark = np.argwhere((picture[:, :1000] < 60).all(2) & (np.arange(len(picture)) > 195)[:, None])
+    assert np.abs(dark.min(0) - [200, 500]).max() <= 1
+    assert np.abs(dark.max(0) - [299, 599]).max() <= 1
+
+
+def test_reading_in_windows_equals_averaging_the_whole(monkeypatch):
+    from palyno.app import overlay
+    from palyno.data.slides import slide_from
+
+    pixels = np.random.default_rng(0).integers(0, 255, (400, 600, 3), dtype=np.uint8)
+    monkeypatch.setattr(overlay, "_WINDOW", 64)
+    with slide_from(pixels) as slide:
+        got = np.asarray(overlay._reduced(slide, 0.1)).astype(float)
+    want = pixels.reshape(40, 10, 60, 10, 3).mean((1, 3))
+    assert np.abs(got - want).max() <= 1
+
+
+def test_a_window_that_cannot_be_read_stays_grey():
+    from palyno.app import overlay
+    from palyno.data.slides import slide_from
+    from palyno.errors import SlideError
+
+    with slide_from(ground(40, 40)) as slide:
+        slide.read = lambda *_: (_ for _ in ()).throw(SlideError("damaged"))
+        assert (np.asarray(overlay._reduced(slide, 1.0)) == 205).all()
+
+
+@pytest.mark.parametrize("size", [(1, 1), (3, 900), (900, 3)])
+def test_odd_slides_are_drawn(size):
+    width, height = size
+    result = found(np.empty((0, 4)), [], width=width, height=height)
+    assert draw(result, ground(width, height)).height >= height
+
+
+def test_text_is_kept_where_the_name_is_long_or_not_ascii(texts):
+    taxon = "Αμβροσία Ísoëtes-type"
+    result = found([[10, 10, 50, 50]], [taxon])
+    draw(result, ground())
+    assert taxon in texts
+
+
+def test_a_scale_bar_is_drawn_where_the_pixel_size_is_known(texts):
+    draw(found([[10, 10, 50, 50]], ["Betula"], um_per_px=0.5), ground())
+    assert any(text.endswith("µm") for text in texts)
+    texts.clear()
+    draw(found([[10, 10, 50, 50]], ["Betula"]), ground())
+    assert not any(text.endswith("µm") for text in texts)
+
+
+@pytest.mark.parametrize(
+    ("um_per_px", "width", "um", "pixels"),
+    [
+        (0.5, 200, 100, 200),
+        (0.5, 199, 50, 100),
+        (0.42, 300, 100, 100 / 0.42),
+        (2.0, 150, 200, 100),
+        (0.01, 30, 0.2, 20),
+    ],
+)
+def test_the_scale_bar_is_the_longest_round_length_that_fits(um_per_px, width, um, pixels):
+    assert _scale_bar(um_per_px, width) == pytest.approx((um, pixels))
+
+
+def test_colours_differ_within_a_set_and_keep_to_the_name():
+    many = [f"Taxon {i}" for i in range(73)]
+    palette = colours(many)
+    assert len(set(palette.values())) == 73
+    assert colours(reversed(many)) == palette
+    assert colours(["Betula"])["Betula"] == colours(["Betula"])["Betula"]
+    assert colours(["unknown"])["unknown"] == colours([*many, "unknown"])["unknown"]
+
+
+def test_eight_taxa_differ_also_for_colour_blind_eyes():
+    """Distances in CIELAB after the dichromat simulations of Viénot, Brettel and Mollon (1999)."""
+    import cv2
+
+    matrices = {
+        "protan": [[0.11238, 0.88762, 0], [0.11238, 0.88762, 0], [0.00401, -0.00401, 1]],
+        "deutan": [[0.29275, 0.70725, 0], [0.29275, 0.70725, 0], [-0.02234, 0.02234, 1]],
+    }
+    palette = np.array(list(colours([f"Taxon {i}" for i in range(8)]).values())) / 255
+    linear = np.where(palette <= 0.04045, palette / 12.92, ((palette + 0.055) / 1.055) ** 2.4)
+    for matrix in (np.eye(3), *map(np.array, matrices.values())):
+        seen = np.clip(linear @ matrix.T, 0, 1)
+        srgb = np.where(seen <= 0.0031308, 12.92 * seen, 1.055 * seen ** (1 / 2.4) - 0.055)
+        lab = cv2.cvtColor(srgb[None].astype(np.float32), cv2.COLOR_RGB2LAB)[0]
+        apart = np.linalg.norm(lab[:, None] - lab[None], axis=2)[np.triu_indices(8, 1)]
+        assert apart.min() > 9
