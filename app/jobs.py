@@ -6,14 +6,12 @@ off and taken up again writes the same bytes as one that was not.
 
 from __future__ import annotations
 
-import errno
 import json
 import math
 import shutil
 import time
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -25,6 +23,7 @@ from ..errors import InputError, NothingToDoError, PalynoError, RejectedModelErr
 from .inputs import absolute, gather
 from .ledger import Ledger, Reading
 from .lock import locked
+from .outputs import difference, refuse_finished, remove, writing
 from .progress import Progress
 from .report import RunReport, SlideReport, code_fingerprint, versions
 
@@ -120,10 +119,10 @@ def detect_slides(
     options, out = options or DetectOptions(), absolute(out)
     _check_formats(options.formats)
     slides, unread = gather(paths, options.shard)
-    with _writing(out):
-        _refuse_finished(out, options.overwrite)
+    with writing(out):
+        refuse_finished(out, options.overwrite)
         with locked(out / ".palyno" / "lock"):
-            _refuse_finished(out, options.overwrite)
+            refuse_finished(out, options.overwrite)
             return _Job(out, options, slides, unread, detector, progress or Progress()).run()
 
 
@@ -161,13 +160,13 @@ class _Job:
             for index, (name, path) in enumerate(self.slides.items()):
                 self.progress.slide(index, name)
                 self._slide(name, path)
-            self.progress.finish()
             if not self.readings:
                 self._write_run(self._report((), finished=False))
                 reasons = "; ".join(f"{report.slide}: {report.reason}" for report in self.reports.values())
                 raise NothingToDoError(f"none of the {len(self.reports)} inputs could be read: {reasons}")
             if self.options.overlays:
                 self._draw_overlays()
+            self.progress.finish()
             report = self._report(self._write_tables(), finished=True)
         self._write_run(report)
         return report
@@ -180,7 +179,7 @@ class _Job:
         stored = self.ledger.key()
         if stored is not None and stored != self.key and self.options.resume and not self.options.overwrite:
             raise UsageError(
-                f"{self.out} holds an unfinished run with other settings ({_difference(stored, self.key)}); use the "
+                f"{self.out} holds an unfinished run with other settings ({difference(stored, self.key)}); use the "
                 "same settings to go on with it, --no-resume to start anew, or another output folder"
             )
         if stored != self.key or not self.options.resume:
@@ -224,17 +223,21 @@ class _Job:
 
     def _fail(self, name: str, path: Path, error: Exception) -> None:
         reason = str(error) if isinstance(error, PalynoError) else f"{type(error).__name__}: {error}"
+        reason = reason.removeprefix(f"{path.name}: ").removeprefix(f"{name}: ")
         self.reports[name] = SlideReport(slide=name, path=str(path), status="failed", reason=reason)
         if self.options.on_error == "stop":
             self._write_run(self._report((), finished=False))
-            raise InputError(f"{reason}. Stopped; the {len(self.readings)} slides before it are kept") from error
+            raise InputError(
+                f"{name}: {reason}. Stopped; the {len(self.readings)} slides before it are kept"
+            ) from error
 
     def _draw_overlays(self) -> None:
         """Draws every slide that was read, unless its overlay is there; colours are shared by all slides."""
         from .palette import colours
 
         palette = colours(taxon for report in self.reports.values() for taxon in report.taxa)
-        for name, reading in self.readings.items():
+        for index, (name, reading) in enumerate(self.readings.items()):
+            self.progress.drawing(index, name)
             file, report = self._overlay_file(name), self.reports[name]
             look = json.dumps([reading.path, name, {taxon: palette[taxon] for taxon in report.taxa}])
             if self.ledger.drawn.get(file) == look and (self.out / file).is_file():
@@ -284,7 +287,7 @@ class _Job:
         overlays = [self._overlay_file(name) for name in self.readings if self.options.overlays]
         files = sorted({*tables, *(file for file in overlays if (self.out / file).is_file())})
         for stale in self.ledger.wrote - set(files):
-            _remove(self.out, stale)
+            remove(self.out, stale)
         return tuple(files)
 
     def _report(self, files: tuple[str, ...], *, finished: bool) -> RunReport:
@@ -339,56 +342,3 @@ def _load(options: DetectOptions) -> Detector:
 
         torch.set_num_threads(options.workers)
     return detector
-
-
-def _refuse_finished(out: Path, overwrite: bool) -> None:
-    """Refuses a folder that holds results, unless they are of a run that was broken off."""
-    if out.exists() and not out.is_dir():
-        raise UsageError(f"{out}: expected a folder for the results, got a file; give another name")
-    if overwrite:
-        return
-    run = out / "run.json"
-    try:
-        finished = run.exists() and json.loads(run.read_text(encoding="utf-8"))["finished"] is not False
-    except (ValueError, KeyError, TypeError):
-        finished = True
-    begun = (out / ".palyno" / "key.json").exists()
-    if finished or (not begun and any((out / table).exists() for table in ("grains.csv", "counts.csv"))):
-        raise UsageError(f"{out} holds results; add --overwrite to replace them, or give another output folder")
-
-
-def _difference(old: Mapping[str, Any], new: Mapping[str, Any], prefix: str = "") -> str:
-    """The entries in which two keys differ, such as `conf 0.25, now 0.5`."""
-    parts = []
-    for name in sorted(old.keys() | new.keys()):
-        a, b = old.get(name), new.get(name)
-        if isinstance(a, Mapping) and isinstance(b, Mapping):
-            parts.append(_difference(a, b, f"{name} " if name in ("model", "versions") else ""))
-        elif a != b:
-            parts.append(f"{prefix}{name} {a}, now {b}")
-    return ", ".join(part for part in parts if part)
-
-
-def _remove(out: Path, name: str) -> None:
-    """Removes a file that palyno wrote below `out`, and the folder it leaves empty."""
-    file = out / name
-    if not file.resolve().is_relative_to(out.resolve()):
-        return
-    file.unlink(missing_ok=True)
-    if file.parent != out and file.parent.is_dir() and not any(file.parent.iterdir()):
-        file.parent.rmdir()
-
-
-@contextmanager
-def _writing(out: Path) -> Iterator[None]:
-    """Says clearly what is wrong where the output folder cannot be written."""
-    try:
-        yield
-    except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            advice = "free some space and run the same command again: the slides read so far are kept"
-        elif error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
-            advice = "give an output folder that you may write to"
-        else:
-            raise
-        raise PalynoError(f"{error.filename or out}: {error.strerror}; {advice}") from error

@@ -27,8 +27,11 @@ class Progress:
     def tile(self, done: int, total: int) -> None:
         """So many tiles of the current slide are done."""
 
+    def drawing(self, index: int, name: str) -> None:
+        """All slides are read; the overlay of number `index` is being drawn."""
+
     def finish(self) -> None:
-        """All slides are read; the tables are being written."""
+        """The tables are being written."""
 
 
 class TerminalProgress(Progress):
@@ -68,8 +71,7 @@ class TerminalProgress(Progress):
     def slide(self, index: int, name: str) -> None:
         """Shows the slide's name."""
         self._index, self._done = index, 0
-        short = name if len(name) <= 32 else f"{name[:15]}…{name[-16:]}"
-        self._bar.update(self._task, description=short, completed=index, slides=f"slide {index + 1} of {self._slides}")
+        self._show(name, index)
 
     def tile(self, done: int, total: int) -> None:
         """Moves the bar by the share of the slide that is done."""
@@ -78,9 +80,19 @@ class TerminalProgress(Progress):
         speed = self._tiles / max(time.monotonic() - self._began, 1e-9)
         self._bar.update(self._task, completed=self._index + done / max(total, 1), speed=f"{speed:.1f} tiles/s")
 
+    def drawing(self, index: int, name: str) -> None:
+        """Shows the slide's name, and a bar of its own for the drawing."""
+        if index == 0:
+            self._bar.reset(self._task, total=self._slides, speed="drawing")
+        self._show(name, index)
+
     def finish(self) -> None:
         """Shows that the tables are being written."""
-        self._bar.update(self._task, description="writing", completed=self._slides, slides="", speed="")
+        self._bar.update(self._task, description="tables", completed=self._slides, slides="", speed="writing")
+
+    def _show(self, name: str, index: int) -> None:
+        short = name if len(name) <= 32 else f"{name[:15]}…{name[-16:]}"
+        self._bar.update(self._task, description=short, completed=index, slides=f"slide {index + 1} of {self._slides}")
 
 
 def for_terminal(quiet: bool = False) -> Progress:

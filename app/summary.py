@@ -34,7 +34,6 @@ def show(report: RunReport, *, errors_only: bool = False, console: Console | Non
         console.print()
         console.print(_taxa(report))
         if len(report.read) > 1:
-            console.print()
             console.print(_slides(report.read))
     for trouble in report.troubles[:_MOST_TROUBLES]:
         word = {"ok": "warning", "failed": "failed"}.get(trouble.status, trouble.status)
@@ -58,7 +57,8 @@ def _table(title: str, *columns: tuple[str, str]) -> Table:
     from rich.table import Table
     from rich.text import Text
 
-    table = Table(title=Text(title, style="bold"), title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
+    title_text = Text(title, style="bold") if title else None
+    table = Table(title=title_text, title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
     for name, justify in columns:
         table.add_column(name, justify=justify, overflow="fold" if justify == "left" else "ellipsis")  # type: ignore[arg-type]
     return table
@@ -86,17 +86,17 @@ def _slides(slides: Sequence[SlideReport]) -> Table:
     """One line a slide."""
     from rich.text import Text
 
-    table = _table("", ("slide", "left"), ("grains", "right"), ("taxa", "right"), ("read", "right"), ("flags", "left"))
+    warned = any(slide.flags or slide.fraction_read != 1 for slide in slides)
+    warnings = (("read", "right"), ("flags", "left")) if warned else ()
+    table = _table("", ("slide", "left"), ("grains", "right"), ("taxa", "right"), *warnings)
     for slide in slides[:_MOST_SLIDES]:
-        read = f"{100 * (slide.fraction_read or 0):.0f} %"
-        table.add_row(
-            Text(slide.slide), str(slide.grains), str(len(slide.taxa)), read, Text(" ".join(slide.flags), "yellow")
-        )
+        row = [Text(slide.slide), Text(str(slide.grains)), Text(str(len(slide.taxa)))]
+        if warned:
+            row += [Text(f"{100 * (slide.fraction_read or 0):.1f} %"), Text(" ".join(slide.flags), "yellow")]
+        table.add_row(*row)
     rest = slides[_MOST_SLIDES:]
     if rest:
-        table.add_row(
-            Text(f"and {len(rest)} more in run.json", "dim"), str(sum(slide.grains or 0 for slide in rest)), "", "", ""
-        )
+        table.add_row(Text(f"and {len(rest)} more in run.json", "dim"), str(sum(slide.grains or 0 for slide in rest)))
     return table
 
 

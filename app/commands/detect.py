@@ -30,7 +30,13 @@ class Engine(click.Choice):
 
 @click.command()
 @shared.paths
-@click.option("--out", required=True, type=click.Path(path_type=Path), help="Folder for the results, made if missing.")
+@click.option(
+    "--out",
+    required=True,
+    metavar="DIR",
+    type=click.Path(path_type=Path),
+    help="Folder for the results, made if missing.",
+)
 @shared.model
 @shared.device
 @shared.conf
@@ -45,7 +51,7 @@ class Engine(click.Choice):
     "--resume/--no-resume",
     default=True,
     show_default=True,
-    help="Take over slides that were read into DIR before with the same model, arguments and code.",
+    help="Take over what DIR/.palyno keeps of slides read before with the same model, arguments and code.",
 )
 @click.option(
     "--on-error",

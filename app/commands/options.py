@@ -59,7 +59,7 @@ class Shard(click.ParamType):
         return part, parts
 
 
-paths = click.argument("paths", nargs=-1, required=True, type=click.Path(path_type=Path))
+paths = click.argument("paths", nargs=-1, required=True, metavar="PATH...", type=click.Path(path_type=Path))
 model = click.option(
     "--model", default="hieraedge-n", show_default=True, metavar="NAME|FILE", help="Detector; see `palyno models list`."
 )

@@ -12,6 +12,7 @@ import sys
 import time
 from pathlib import Path
 
+import numpy as np
 import pytest
 from palyno.app.inputs import gather
 from palyno.app.jobs import DetectOptions
@@ -395,3 +396,52 @@ def test_progress_hears_every_slide_and_tile(job, slides):
     job(slides, progress=Listens())
     each = [0.25, 0.5, 0.75, 1.0]
     assert heard == [3, (0, "a.png"), *each, (1, "b.png"), *each, (2, "upper/a.png"), *each]
+
+
+def test_names_that_no_table_or_file_system_likes_are_kept_apart(job, slides, tmp_path):
+    pixels = (slides / "a.png").read_bytes()
+    names = [
+        "=1+1.png",
+        "two\nlines.png",
+        "con.png",
+        "grün.png",
+        "gru\u0308n.png",
+        b"\xff.png".decode("utf-8", "surrogateescape"),
+    ]
+    for name in names:
+        (slides / name).write_bytes(pixels)
+    assert job(slides).exit_code == 0
+    table = {row["slide"].removeprefix("'") for row in rows(tmp_path / "out" / "counts.csv")}
+    assert table == {"a.png", "b.png", "upper/a.png", *names[:-1], r"\xff.png"}
+    assert len(list((tmp_path / "out" / "overlays").iterdir())) == 9
+    assert len(list((tmp_path / "out" / "yolo" / "labels").iterdir())) == 9
+
+
+def test_a_stored_result_comes_back_as_it_was(fake, slides, tmp_path):
+    from dataclasses import fields, replace
+
+    from palyno.app import stored
+
+    result = fake.FakeDetector().detect(
+        slides / "a.png", conf=0.1, iou=0.7, tile=64, imgsz=None, overlap="auto", um_per_px=0.25
+    )
+    result = replace(result, slide="ü\udcff.png", unread=((1, 2, 3, 4),), flags=("saturated",), fraction_read=0.75)
+    (tmp_path / "r.npz").write_bytes(stored.pack(result))
+    back = stored.load(tmp_path / "r.npz")
+    for field in fields(result):
+        before, after = getattr(result, field.name), getattr(back, field.name)
+        assert np.array_equal(before, after) if isinstance(before, np.ndarray) else before == after, field.name
+
+
+def test_the_fingerprint_follows_the_sources(monkeypatch, tmp_path):
+    from palyno.app import report
+
+    source = tmp_path / "vision" / "detector.py"
+    source.parent.mkdir()
+    (tmp_path / "app").mkdir()
+    monkeypatch.setattr(report, "__file__", str(tmp_path / "app" / "report.py"))
+    seen = set()
+    for text in ("a", "b", "a"):
+        source.write_text(text)
+        seen.add(report.code_fingerprint.__wrapped__())
+    assert len(seen) == 2

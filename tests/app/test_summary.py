@@ -1,0 +1,94 @@
+from __future__ import annotations
+
+import io
+
+import pytest
+from palyno.app.progress import TerminalProgress, for_terminal
+from palyno.app.report import RunReport, SlideReport
+from palyno.app.summary import show
+from rich.console import Console
+
+
+def told(slides, **options) -> str:
+    key = {"model": {}, "arguments": {}, "device": "cpu", "versions": {}}
+    report = RunReport("out", key, {}, tuple(slides), (), "", 75.0, True)
+    stream = io.StringIO()
+    show(report, console=Console(file=stream, width=100, color_system=None), **options)
+    return stream.getvalue()
+
+
+def read(name="a.png", taxa=None, **more) -> SlideReport:
+    taxa = taxa or {"Betula": 30, "Poaceae": 270}
+    return SlideReport(name, name, "ok", grains=sum(taxa.values()), taxa=taxa, fraction_read=1.0, **more)
+
+
+def test_a_share_is_shown_with_its_interval():
+    """30 of 300: the limits printed by Mosimann (1965) and Maher (1972) for 10 %."""
+    text = told([read()])
+    (row,) = [line for line in text.splitlines() if "Betula" in line]
+    assert row.split() == ["Betula", "30", "10.0", "7.1", "–", "13.9"]
+    assert "300 grains on a.png" in text
+
+
+def test_many_slides_and_taxa_stay_on_one_screen():
+    taxa = {f"Taxon {i}": i + 1 for i in range(60)}
+    text = told([read(f"{i}.png", taxa) for i in range(500)])
+    assert len(text.splitlines()) < 60
+    assert "and 40 more in counts.csv" in text and "and 488 more in run.json" in text
+    assert f"{500 * sum(taxa.values())} grains on 500 slides" in text
+
+
+def test_troubles_are_named_and_flags_told():
+    slides = [
+        read(flags=("saturated",)),
+        SlideReport("bad.png", "bad.png", "failed", "a [red] herring"),
+        SlideReport("notes.txt", "notes.txt", "skipped", "no image"),
+        read("c.png", reason="read, but not drawn: no"),
+    ]
+    text = told(slides)
+    assert "failed  bad.png: a [red] herring" in text
+    assert "skipped  notes.txt: no image" in text
+    assert "warning  c.png: read, but not drawn" in text
+    assert "flagged saturated: a.png" in text
+    only_errors = told(slides, errors_only=True)
+    assert "bad.png" in only_errors and "notes.txt" not in only_errors and "grains" not in only_errors
+
+
+@pytest.mark.parametrize(
+    ("slides", "code"),
+    [
+        ([read()], 0),
+        ([read(), SlideReport("x", "x", "skipped", "no image")], 0),
+        ([read(), SlideReport("x", "x", "failed", "damaged")], 3),
+        ([read(reason="read, but not drawn: no")], 3),
+        ([SlideReport("x", "x", "failed", "damaged")], 4),
+        ([], 4),
+    ],
+)
+def test_exit_codes_follow_from_what_became_of_the_inputs(slides, code):
+    assert RunReport("out", {}, {}, tuple(slides), (), "", 0.0, True).exit_code == code
+
+
+def test_no_bar_where_stderr_is_no_terminal(capsys):
+    with for_terminal() as progress:
+        progress.start(2)
+        progress.slide(0, "a.png")
+        progress.tile(1, 4)
+    assert not isinstance(progress, TerminalProgress)
+    assert capsys.readouterr() == ("", "")
+
+
+def test_the_bar_names_slide_speed_and_number(monkeypatch):
+    import rich.console
+
+    stream, real = io.StringIO(), Console
+    monkeypatch.setattr(
+        rich.console, "Console", lambda **_: real(file=stream, force_terminal=True, width=100, color_system=None)
+    )
+    with TerminalProgress() as progress:
+        progress.start(3)
+        progress.slide(1, "a_folder_with_a_long_name/and_a_slide_with_a_longer_one.svs")
+        progress.tile(5, 10)
+        progress._bar.refresh()
+    text = stream.getvalue()
+    assert "slide 2 of 3" in text and "tiles/s" in text and "a_folder_with_a…a_longer_one.svs" in text
