@@ -18,7 +18,7 @@ from .palette import RGB
 __all__ = ["Legend", "font"]
 
 _INK, _GREY, _FAINT, _AMBER = (28, 30, 34), (105, 110, 118), (228, 230, 234), (176, 96, 0)
-# With more taxa than this a row has one line and no picture.
+# With more taxa than this no row has a picture.
 MOST_WITH_PICTURES = 12
 
 Font = ImageFont.FreeTypeFont | ImageFont.ImageFont
@@ -64,11 +64,12 @@ class Legend:
     def draw(self) -> Image.Image:
         """The panel as a picture."""
         em, rows = self.em, self.result.counts()
-        large = 0 < len(rows) <= MOST_WITH_PICTURES
-        row_height = round((3.5 if large else 1.75) * em)
         head, foot = self._head_lines(rows), self._foot_lines()
         top = round((1.2 + 1.45 * len(head[0]) + 3.6 + 1.3 * len(head[1])) * em)
         bottom = round((1.6 + 1.25 * len(foot) + (3.2 if self.result.um_per_px else 0)) * em)
+        # Rows with pictures stand in one column; where they do not fit, or there are many taxa, a row is one line.
+        large = len(rows) <= MOST_WITH_PICTURES and len(rows) * 3.5 * em <= max(self.height - top - bottom, 14 * em)
+        row_height = round((3.5 if large else 1.75) * em)
         column = self._column_width(rows, large)
         height = max(self.height, top + bottom + row_height * min(len(rows), 8))
         per_column = max(1, (height - top - bottom) // row_height)
@@ -117,7 +118,10 @@ class Legend:
         names = max((_width(row.taxon, font(em, _style(row.taxon))) for row in rows), default=0)
         if large:
             return round(min(max(names + 7.5 * em, 17 * em), 26 * em))
-        return round(min(max(names + 13.5 * em, 17 * em), 32 * em))
+        return round(min(names + 5.6 * em + self._shares_width(), 34 * em))
+
+    def _shares_width(self) -> float:
+        return _width("88.8 %  (88.8 – 100.0)", font(round(0.82 * self.em)))
 
     def _draw_head(self, pen: ImageDraw.ImageDraw, x: int, head: tuple[list[str], list[str]], width: int) -> None:
         em, y = self.em, 1.2 * self.em
@@ -161,13 +165,12 @@ class Legend:
         """Name, count and share in one line."""
         em, small = self.em, font(round(0.82 * self.em))
         panel.paste(_tile(None, round(1.05 * em), self.colours[row.taxon]), (x, round(y + 0.1 * em)))
-        share = _share(row)
-        shares, counts = x + width, x + width - 8.6 * em
+        counts = x + width - self._shares_width() - 0.9 * em
         slant = font(em, _style(row.taxon))
-        room = counts - 2.6 * em - x - 1.6 * em
-        pen.text((x + 1.7 * em, y), _fit(row.taxon, slant, room + 0.6 * em), _INK, slant)
+        room = counts - _width(str(row.n), font(em, "Bold")) - 0.5 * em - (x + 1.7 * em)
+        pen.text((x + 1.7 * em, y), _fit(row.taxon, slant, room), _INK, slant)
         pen.text((counts, y), str(row.n), _INK, font(em, "Bold"), anchor="ra")
-        pen.text((shares, y + 0.16 * em), share, _GREY, small, anchor="ra")
+        pen.text((x + width, y + 0.16 * em), _share(row), _GREY, small, anchor="ra")
 
     def _draw_foot(self, pen: ImageDraw.ImageDraw, x: int, y: int, lines: list[str], width: int) -> None:
         em, small = self.em, font(round(0.72 * self.em))

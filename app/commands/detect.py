@@ -79,6 +79,7 @@ def detect(paths: tuple[Path, ...], engine: str, as_json: bool, quiet: bool, **o
     """
     from ..jobs import DetectOptions, detect_slides
     from ..progress import for_terminal
+    from ..summary import show
 
     out = options.pop("out")
     # Libraries that print must not get between the JSON document and its reader.
@@ -87,8 +88,5 @@ def detect(paths: tuple[Path, ...], engine: str, as_json: bool, quiet: bool, **o
     if as_json:
         counts = [asdict(row) for row in report.counts()]
         click.echo(json.dumps({"out": str(report.out), **report.document(), "counts": counts}, ensure_ascii=False))
-    else:
-        from ..summary import show
-
-        show(report, errors_only=quiet)
+    show(report, errors_only=quiet or as_json)
     return report.exit_code
