@@ -95,7 +95,7 @@ def _tell(message: str, code: int, args: Sequence[str], *, error: click.ClickExc
     else:
         click.echo(message if code == 130 else f"Error: {message}", err=True)
     if "--json" in args:
-        click.echo(json.dumps({"error": {"message": message, "exit_code": code}}, ensure_ascii=False))
+        click.echo(json.dumps({"error": {"message": message, "exit_code": code}}))
     return code
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import shutil
 import time
 from collections import Counter
@@ -19,9 +20,9 @@ from typing import TYPE_CHECKING, Any
 
 from ..data.annotations.names import slide_stems
 from ..data.atomic import write_bytes, write_text
-from ..errors import InputError, NothingToDoError, PalynoError, RejectedModelError, UsageError
+from ..errors import InputError, NothingToDoError, PalynoError, RejectedModelError, SlideError, UsageError
 from .inputs import absolute, gather
-from .ledger import Ledger, Reading
+from .ledger import Content, Ledger, Reading
 from .lock import locked
 from .outputs import difference, refuse_finished, remove, writing
 from .progress import Progress
@@ -192,23 +193,27 @@ class _Job:
             reading = self.ledger.find(path)
             reused = reading is not None
             if reading is None:
-                began = time.monotonic()
+                content, began = Content.of(path), time.monotonic()
                 result = self.detector.detect(path, name=name, on_tile=self.progress.tile, **self.options.arguments())
                 seconds = time.monotonic() - began
+                if not content.is_still(path):
+                    raise SlideError("the file changed while it was read; run the same command again")
         except (UsageError, RejectedModelError):
             raise
         except Exception as error:
+            if os.environ.get("PALYNO_DEBUG") and not isinstance(error, PalynoError):
+                raise
             self._fail(name, path, error)
             return
         if reading is None:
-            reading = self.ledger.add(path, result, seconds)
+            reading = self.ledger.add(path, content, result, seconds)
         result = replace(self.ledger.load(reading), slide=name)
         self.readings[name] = reading
         self.reports[name] = SlideReport(
             slide=name,
             path=str(path),
             status="ok",
-            sha256=reading.sha256,
+            sha256=reading.content.sha256,
             width=result.width,
             height=result.height,
             grains=len(result),
@@ -223,7 +228,7 @@ class _Job:
 
     def _fail(self, name: str, path: Path, error: Exception) -> None:
         reason = str(error) if isinstance(error, PalynoError) else f"{type(error).__name__}: {error}"
-        reason = reason.removeprefix(f"{path.name}: ").removeprefix(f"{name}: ")
+        reason = " ".join(reason.split()).removeprefix(f"{path.name}: ").removeprefix(f"{name}: ")
         self.reports[name] = SlideReport(slide=name, path=str(path), status="failed", reason=reason)
         if self.options.on_error == "stop":
             self._write_run(self._report((), finished=False))
@@ -246,6 +251,8 @@ class _Job:
                 picture = self._overlay(name, reading, palette)
             except Exception as error:
                 self.reports[name] = replace(report, reason=f"read, but not drawn: {error}")
+                if file in self.ledger.wrote:
+                    remove(self.out, file)
                 continue
             self._claim([file])
             write_bytes(self.out / file, picture)

@@ -26,7 +26,35 @@ from ..data.atomic import write_bytes, write_text
 from ..vision.results import SlideResult
 from . import stored
 
-__all__ = ["Ledger", "Reading"]
+__all__ = ["Content", "Ledger", "Reading"]
+
+
+@dataclass(frozen=True)
+class Content:
+    """What is in a file, and how to see quickly that it is still so.
+
+    Attributes:
+        size: Bytes.
+        mtime_ns: Time of the last change.
+        sha256: Hash.
+    """
+
+    size: int
+    mtime_ns: int
+    sha256: str
+
+    @classmethod
+    def of(cls, path: Path) -> Content:
+        """The content of a file, read now."""
+        status = path.stat()
+        return cls(status.st_size, status.st_mtime_ns, _sha256(path))
+
+    def is_still(self, path: Path) -> bool:
+        """Whether the file has this content; it is read only where its time differs."""
+        status = path.stat()
+        if status.st_size != self.size:
+            return False
+        return status.st_mtime_ns == self.mtime_ns or _sha256(path) == self.sha256
 
 
 @dataclass(frozen=True)
@@ -35,18 +63,14 @@ class Reading:
 
     Attributes:
         path: Absolute path of the slide.
-        size: Bytes.
-        mtime_ns: Time of the last change.
-        sha256: Hash of the content.
+        content: What was in it.
         file: Stored result, below `slides/`.
         file_sha256: Its hash.
         seconds: Time the detector took.
     """
 
     path: str
-    size: int
-    mtime_ns: int
-    sha256: str
+    content: Content
     file: str
     file_sha256: str
     seconds: float
@@ -83,29 +107,17 @@ class Ledger:
     def find(self, path: Path) -> Reading | None:
         """The reading of this very slide, if its content is still the same and its stored result is sound."""
         reading = self._readings.get(os.fspath(path))
-        if reading is None:
-            return None
-        status = path.stat()
-        same = (status.st_size, status.st_mtime_ns) == (reading.size, reading.mtime_ns)
-        if not same and (status.st_size != reading.size or _sha256(path) != reading.sha256):
+        if reading is None or not reading.content.is_still(path):
             return None
         file = self.folder / "slides" / reading.file
         return reading if file.is_file() and _sha256(file) == reading.file_sha256 else None
 
-    def add(self, path: Path, result: SlideResult, seconds: float) -> Reading:
+    def add(self, path: Path, content: Content, result: SlideResult, seconds: float) -> Reading:
         """Keeps the result of a slide; when this returns it survives a kill."""
-        status, data = path.stat(), stored.pack(result)
+        data = stored.pack(result)
         file = f"{hashlib.sha256(os.fsencode(path)).hexdigest()[:24]}.npz"
         write_bytes(self.folder / "slides" / file, data)
-        reading = Reading(
-            path=os.fspath(path),
-            size=status.st_size,
-            mtime_ns=status.st_mtime_ns,
-            sha256=_sha256(path),
-            file=file,
-            file_sha256=hashlib.sha256(data).hexdigest(),
-            seconds=seconds,
-        )
+        reading = Reading(os.fspath(path), content, file, hashlib.sha256(data).hexdigest(), seconds)
         self._append({"read": asdict(reading)})
         return reading
 
@@ -139,12 +151,12 @@ class Ledger:
         for line in whole.splitlines():
             try:
                 self._take(json.loads(line))
-            except (ValueError, TypeError, AttributeError):
+            except (ValueError, TypeError, AttributeError, KeyError):
                 continue
 
     def _take(self, line: Mapping[str, Any]) -> None:
         if "read" in line:
-            reading = Reading(**line["read"])
+            reading = Reading(**{**line["read"], "content": Content(**line["read"]["content"])})
             self._readings[reading.path] = reading
             # A slide that was read again needs its overlay drawn again.
             self.drawn = {name: look for name, look in self.drawn.items() if json.loads(look)[0] != reading.path}

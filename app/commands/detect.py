@@ -87,6 +87,6 @@ def detect(paths: tuple[Path, ...], engine: str, as_json: bool, quiet: bool, **o
         report = detect_slides(paths, out, DetectOptions(**options), progress=for_terminal(quiet))
     if as_json:
         counts = [asdict(row) for row in report.counts()]
-        click.echo(json.dumps({"out": str(report.out), **report.document(), "counts": counts}, ensure_ascii=False))
+        click.echo(json.dumps({"out": str(report.out), **report.document(), "counts": counts}))
     show(report, errors_only=quiet or as_json)
     return report.exit_code

@@ -25,7 +25,7 @@ def doctor(as_json: bool) -> int:
     with contextlib.redirect_stdout(io.StringIO()):
         found = examine()
     if as_json:
-        click.echo(json.dumps(found, ensure_ascii=False))
+        click.echo(json.dumps(found))
     else:
         _show(found)
     return 1 if found["problems"] else 0

@@ -176,6 +176,31 @@ def test_a_slide_that_changed_is_read_again(job, fake, slides, tmp_path):
     assert again.seen == ["b.png"]
 
 
+def test_a_slide_that_changes_while_it_is_read_fails(job, fake, slides):
+    class Slow(fake.FakeDetector):
+        def detect(self, slide, **arguments):
+            result = super().detect(slide, **arguments)
+            if slide.name == "b.png":
+                slide.write_bytes((slides / "upper" / "a.png").read_bytes() + b"more")
+            return result
+
+    report = job(slides, detector=Slow())
+    assert [(slide.slide, slide.reason) for slide in report.slides if slide.status == "failed"] == [
+        ("b.png", "the file changed while it was read; run the same command again")
+    ]
+
+
+def test_a_damaged_ledger_costs_time_but_no_result(job, fake, written, slides, tmp_path):
+    job(slides)
+    before, ledger = written(tmp_path / "out"), tmp_path / "out" / ".palyno" / "ledger.jsonl"
+    lines = ledger.read_bytes().splitlines(keepends=True)
+    ledger.write_bytes(b"".join([b'{"read": {"path": 1}}\n', b"\x00\xff\n", b"[1]\n", *lines[1:]]) + b'{"read": {"pa')
+    again = fake.FakeDetector()
+    job(slides, detector=again, overwrite=True)
+    assert len(again.seen) <= 1
+    assert written(tmp_path / "out") == before
+
+
 def test_a_damaged_stored_result_is_read_again(job, fake, slides, tmp_path):
     job(slides)
     stored = sorted((tmp_path / "out" / ".palyno" / "slides").glob("*.npz"))
