@@ -50,7 +50,9 @@ def examine() -> dict[str, Any]:
         except Exception as error:
             found[name] = f"{type(error).__name__}: {error}"
             problems.append(f"{name}: {found[name]}")
-    if isinstance(found["models"], list):
+    if found["models"] == []:
+        problems.append("models: none is installed; install palyno again")
+    elif isinstance(found["models"], list):
         problems += [f"model {m['name']}: {m['status']}" for m in found["models"] if m.get("status", "ok") != "ok"]
     cache = cache_dir()
     found["cache"] = {"path": str(cache), "writable": _writable(cache)}
