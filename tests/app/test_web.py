@@ -1,0 +1,408 @@
+"""The web page in a headless Chromium: a slide in, counts and files out, nothing beyond this machine."""
+
+import csv
+import io
+import json
+import os
+import shutil
+import threading
+import time
+import urllib.error
+import urllib.request
+import zipfile
+from pathlib import Path
+from urllib.parse import quote
+
+import numpy as np
+import pytest
+from palyno.app.web.session import LOWEST, Session, Sessions
+from palyno.errors import SlideError, UsageError
+from palyno.vision.results import Provenance, SlideResult
+from PIL import Image
+
+CONFIDENCES = np.linspace(LOWEST, 0.99, 60, dtype=np.float32)
+
+
+class Detector:
+    """Finds 60 grains with known confidences on every image, tile by tile; `gate` holds it between two tiles."""
+
+    name, sha256, device = "stand-in", "ab" * 32, "cpu"
+
+    def __init__(self, seconds=0.0):
+        self.calls, self.gate, self.seconds = [], threading.Event(), seconds
+        self.gate.set()
+
+    def detect(self, path, *, conf, um_per_px=None, name=None, on_tile=None):
+        self.calls.append((name, conf, um_per_px))
+        try:
+            with Image.open(path) as image:
+                width, height = image.size
+        except OSError as error:
+            raise SlideError(f"{path}: expected an image, got <b>text</b>") from error
+        for tile in range(4):
+            self.gate.wait(20)
+            time.sleep(self.seconds)
+            on_tile(tile + 1, 4)
+        n = len(CONFIDENCES)
+        corner = np.c_[np.arange(n) % 10 * width / 10, np.arange(n) // 10 * height / 10]
+        return SlideResult(
+            slide=name,
+            width=width,
+            height=height,
+            boxes=np.c_[corner, corner + min(width, height) / 15],
+            confidence=CONFIDENCES,
+            taxa=tuple("Oryza" if i % 3 else "<i>Betula</i>" for i in range(n)),
+            ranks=("genus",) * n,
+            provenance=Provenance(self.name, self.sha256, "0", {"iou": 0.7}),
+            um_per_px=um_per_px,
+            conf=conf,
+        )
+
+
+def sure(conf):
+    return int((np.float32(conf) <= CONFIDENCES).sum())
+
+
+@pytest.fixture
+def slide(tmp_path):
+    file = tmp_path / "slide.png"
+    Image.new("RGB", (320, 240), (230, 230, 220)).save(file)
+    return file
+
+
+class TestSession:
+    def test_reads_once_and_filters_afterwards(self, tmp_path, slide):
+        session, detector = Session(tmp_path / "s"), Detector()
+        steps = list(session.read(detector, [slide, slide], 0.5))
+        assert detector.calls == [("slide.png", LOWEST, 0.5), ("slide (2).png", LOWEST, 0.5)]
+        assert (steps[-1].slide, steps[-1].index, steps[-1].done, steps[-1].tiles) == ("slide (2).png", 1, 4, 4)
+        for conf in (LOWEST, 0.25, 0.9):
+            assert [len(result) for result in session.results(conf)] == [sure(conf)] * 2
+        assert len(detector.calls) == 2
+
+    def test_one_bad_slide_leaves_the_others(self, tmp_path, slide):
+        bad = tmp_path / "bad.jpg"
+        bad.write_text("no image")
+        session = Session(tmp_path / "s")
+        list(session.read(Detector(), [bad, slide]))
+        assert list(session.readings) == ["slide.png"]
+        assert session.failures == {"bad.jpg": "expected an image, got <b>text</b>"}
+
+    def test_fault_of_the_detector_is_told_without_its_traceback(self, tmp_path, slide, caplog):
+        detector = Detector()
+        detector.detect = lambda *args, **options: 1 / 0
+        session = Session(tmp_path / "s")
+        list(session.read(detector, [slide]))
+        assert "internal fault" in session.failures["slide.png"]
+        assert "ZeroDivisionError" in caplog.text and "ZeroDivisionError" not in session.failures["slide.png"]
+
+    def test_cancel_stops_between_two_tiles(self, tmp_path, slide):
+        session, detector = Session(tmp_path / "s"), Detector(seconds=0.05)
+        for step in session.read(detector, [slide] * 5):
+            if step.index == 1:
+                session.cancel()
+        assert 1 <= len(session.readings) < 5 and session.cancelled
+
+    def test_leaving_the_page_stops_the_detector(self, tmp_path, slide):
+        session, detector = Session(tmp_path / "s"), Detector()
+        detector.gate.clear()
+        steps = session.read(detector, [slide] * 50)
+        next(steps)
+        threading.Timer(0.2, detector.gate.set).start()
+        steps.close()
+        assert len(detector.calls) == 1
+
+    def test_bounds(self, tmp_path, slide):
+        session = Session(tmp_path / "s")
+        with pytest.raises(UsageError, match="read a slide first"):
+            session.results(0.5)
+        list(session.read(Detector(), [slide]))
+        with pytest.raises(UsageError, match="read with conf"):
+            session.results(LOWEST / 2)
+
+    def test_sessions_do_not_share_and_clean_up(self, tmp_path, slide):
+        sessions = Sessions(tmp_path)
+        list(sessions["a"].read(Detector(), [slide]))
+        assert not sessions["b"].readings
+        folder = sessions["a"].folder
+        assert len(folder.name) == 32 and any(folder.rglob("*.jpg"))
+        sessions.close("a")
+        assert not folder.exists() and not sessions["a"].readings
+
+
+@pytest.fixture(scope="module")
+def chromium():
+    path = shutil.which("chromium-headless-shell") or shutil.which("chromium")
+    if path is None:
+        reason = "no Chromium: install chromium-headless-shell"
+        pytest.fail(reason) if os.environ.get("PALYNO_TEST_BROWSER") == "required" else pytest.skip(reason)
+    playwright = pytest.importorskip("playwright.sync_api").sync_playwright().start()
+    browser = playwright.chromium.launch(executable_path=path, args=["--no-sandbox"])
+    yield browser
+    browser.close()
+    playwright.stop()
+
+
+@pytest.fixture(scope="module")
+def served(tmp_path_factory):
+    """The page on a free port, and its stand-in detector."""
+    from palyno.app.web.server import launch
+
+    before = os.environ.get("GRADIO_TEMP_DIR")
+    detector = Detector()
+    page = launch(detector, tmp_path_factory.mktemp("page"), host="127.0.0.1", port=0)
+    yield page.local_url, detector
+    page.close(verbose=False)
+    os.environ.pop("GRADIO_TEMP_DIR")
+    if before is not None:
+        os.environ["GRADIO_TEMP_DIR"] = before
+
+
+@pytest.fixture
+def tab(chromium, served):
+    """An open page; at the end, nothing may have gone to another machine and no script may have failed."""
+    url, detector = served
+    detector.calls.clear()
+    detector.gate.set()
+    context = chromium.new_context(viewport={"width": 1280, "height": 900}, accept_downloads=True)
+    tab, faults = context.new_page(), []
+    tab.on("pageerror", lambda error: faults.append(f"script: {error}"))
+    tab.on("request", lambda r: None if r.url.startswith((url, "data:", "blob:")) else faults.append(r.url))
+    tab.on("console", lambda m: faults.append(m.text) if "Content Security Policy" in m.text else None)
+    tab.set_default_timeout(20_000)
+    tab.goto(url)
+    tab.locator("#start").wait_for()
+    yield tab
+    context.close()
+    assert faults == []
+
+
+def count(tab):
+    return int(tab.locator(".headline strong").inner_text())
+
+
+def becomes(read, wanted, seconds=10):
+    end = time.monotonic() + seconds
+    while (value := read()) != wanted and time.monotonic() < end:
+        time.sleep(0.05)
+    assert value == wanted
+
+
+def set_confidence(tab, value):
+    field = tab.locator("#confidence input[type=number]")
+    field.fill(str(value))
+    field.press("Enter")
+
+
+def drop(tab, *files):
+    tab.locator("#slides input[type=file]").set_input_files([str(file) for file in files])
+    tab.get_by_text(files[-1].stem).first.wait_for()
+
+
+@pytest.mark.browser
+class TestPage:
+    def test_sample_gives_counts_that_the_slider_filters_without_reading_again(self, tab, served):
+        tab.get_by_role("button", name="Rice sparse").click()
+        tab.locator("table.counts").wait_for()
+        assert count(tab) == sure(0.25)
+        assert tab.locator("#viewer .grains rect").count() == sure(0.25)
+        picture = tab.locator("#viewer image")
+        assert picture.evaluate("image => fetch(image.href.baseVal).then(answer => answer.status)") == 200
+        rows = tab.locator("table.counts tbody tr").all_inner_texts()
+        assert [row.split()[0] for row in rows] == ["Oryza", "<i>Betula</i>"]
+        began = time.monotonic()
+        set_confidence(tab, 0.8)
+        becomes(lambda: count(tab), sure(0.8))
+        assert time.monotonic() - began < 3
+        becomes(lambda: tab.locator("#viewer .grains rect").count(), sure(0.8))
+        assert served[1].calls == [("rice_sparse.jpg", LOWEST, None)]
+
+    def test_interval_of_the_table_is_wilsons(self, tab):
+        tab.get_by_role("button", name="Rice sparse").click()
+        tab.locator("table.counts").wait_for()
+        row = tab.locator("table.counts tbody tr").first
+        n, percent, low, high = (float(cell) for cell in row.locator("td").all_inner_texts()[1:])
+        total, z = count(tab), 1.959964
+        p = n / total
+        middle, half = p + z * z / 2 / total, z * (p * (1 - p) / total + z * z / 4 / total**2) ** 0.5
+        limits = [100 * (middle + side * half) / (1 + z * z / total) for side in (-1, 1)]
+        assert [percent, low, high] == pytest.approx([100 * p, *limits], abs=0.051)
+
+    def test_download_is_what_is_shown(self, tab, slide):
+        drop(tab, slide)
+        tab.locator("#um input, #um textarea").fill("0,5")
+        tab.locator("#start").click()
+        tab.locator("table.counts").wait_for()
+        set_confidence(tab, 0.6)
+        becomes(lambda: count(tab), sure(0.6))
+        with tab.expect_download() as download:
+            tab.locator("#get-all").click()
+        with zipfile.ZipFile(download.value.path()) as archive:
+            assert archive.testzip() is None
+            names = set(archive.namelist())
+            grains = list(csv.DictReader(io.StringIO(archive.read("grains.csv").decode("utf-8-sig"))))
+            run = json.loads(archive.read("run.json"))
+            coco = json.loads(archive.read("coco.json"))
+            assert Image.open(io.BytesIO(archive.read("overlays/slide.jpg"))).format == "JPEG"
+        assert {"counts.csv", "grains.parquet", "labelstudio.json", "geojson/slide.geojson"} <= names
+        assert any(name.startswith("yolo/") for name in names)
+        assert len(grains) == len(coco["annotations"]) == sure(0.6)
+        assert float(grains[0]["width_um"]) == pytest.approx(240 / 15 * 0.5, rel=0.01)
+        assert run["model"] == {"name": "stand-in", "sha256": "ab" * 32} and run["arguments"]["conf"] == 0.6
+        for name, file in (("csv", "palyno-csv.zip"), ("coco", "coco.json"), ("parquet", "grains.parquet")):
+            with tab.expect_download() as download:
+                tab.locator(f"#get-{name}").click()
+            assert download.value.suggested_filename == file
+
+    def test_cancel_keeps_what_was_read_and_frees_the_page(self, tab, served, tmp_path, slide):
+        slides = [slide.with_name(f"{number}.png") for number in range(6)]
+        for copy in slides:
+            shutil.copy(slide, copy)
+        drop(tab, *slides)
+        served[1].gate.clear()
+        tab.locator("#start").click()
+        tab.locator(".progress", has_text="slide 1 of 6").wait_for()
+        tab.locator("#stop").click()
+        served[1].gate.set()
+        tab.locator(".troubles", has_text="Cancelled: 6 of 6 slides were not read").wait_for()
+        assert len(served[1].calls) == 1
+        tab.locator("#start").click()
+        tab.locator("table.counts").wait_for()
+        assert count(tab) == sure(0.25)
+
+    def test_several_slides_one_of_them_unreadable(self, tab, tmp_path, slide):
+        bad, other = tmp_path / "bad.jpg", tmp_path / "other.png"
+        bad.write_bytes(b"no image")
+        Image.new("RGB", (50, 90)).save(other)
+        drop(tab, bad, slide, other)
+        tab.locator("#start").click()
+        tab.locator(".troubles", has_text="bad.jpg").wait_for()
+        tab.locator("table.counts").wait_for()
+        assert "bad.jpg: expected an image, got <b>text</b>" in tab.locator(".troubles").inner_text()
+        tab.locator("#slide input").click()
+        offered = [text.split("\n")[-1] for text in tab.get_by_role("option").all_inner_texts()]
+        assert offered == ["slide.png", "other.png", "All slides together"]
+        tab.get_by_role("option", name="other.png").click()
+        becomes(lambda: "50 × 90 px" in tab.locator(".headline").inner_text(), True)
+        tab.locator("#slide input").click()
+        tab.get_by_role("option", name="All slides together").click()
+        becomes(lambda: count(tab), 2 * sure(0.25))
+
+    def test_mistakes_are_told(self, tab, served, tmp_path):
+        tab.locator("#start").click()
+        tab.get_by_text("drop an image first").wait_for()
+        tab.locator("#um input, #um textarea").fill("0")
+        tab.get_by_role("button", name="Peat").click()
+        tab.get_by_text("expected a positive number of micrometres per pixel").wait_for()
+        assert served[1].calls == [] and tab.locator("#start").is_enabled()
+
+    def test_viewer_zooms_and_keeps_its_place(self, tab):
+        tab.get_by_role("button", name="Rice sparse").click()
+        tab.locator("table.counts").wait_for()
+        view = lambda: [float(v) for v in tab.locator("#viewer .slide").get_attribute("viewBox").split()]  # noqa: E731
+        assert view() == [0, 0, 2560, 1920]
+        tab.get_by_role("button", name="Closer").click()
+        closer = view()
+        assert closer[2] == pytest.approx(2560 / 1.5)
+        set_confidence(tab, 0.8)
+        becomes(lambda: count(tab), sure(0.8))
+        assert view() == closer
+        tab.get_by_role("button", name="Whole slide").click()
+        assert view() == [0, 0, 2560, 1920]
+
+    def test_fits_a_phone(self, tab):
+        tab.set_viewport_size({"width": 390, "height": 844})
+        tab.get_by_role("button", name="Rice sparse").click()
+        tab.locator("table.counts").wait_for()
+        assert tab.evaluate("document.documentElement.scrollWidth") <= 390
+
+    def test_shipped_model_on_the_rice_sample(self, chromium, samples, shipped_model, tmp_path):
+        import palyno
+        from palyno.app.web.server import launch
+
+        page = launch(palyno.load(shipped_model, device="cpu"), tmp_path, host="127.0.0.1", port=0)
+        try:
+            tab = chromium.new_page()
+            tab.goto(page.local_url)
+            tab.get_by_role("button", name="Rice sparse").click()
+            tab.locator("table.counts").wait_for(timeout=120_000)
+            assert tab.locator("table.counts tbody tr").first.inner_text().split()[0] == "Oryza"
+            assert count(tab) == len(palyno.load(shipped_model, device="cpu").detect(samples / "rice_sparse.jpg"))
+        finally:
+            page.close(verbose=False)
+
+
+def status(url):
+    try:
+        with urllib.request.urlopen(url, timeout=10) as answer:
+            return answer.status
+    except urllib.error.HTTPError as error:
+        return error.code
+
+
+def ask(url, function, data):
+    """What the server answers to one event, as the page would send it."""
+    body = json.dumps({"fn_index": function, "session_hash": "forged", "data": data}).encode()
+    headers = {"Content-Type": "application/json"}
+    urllib.request.urlopen(urllib.request.Request(f"{url}gradio_api/queue/join", body, headers), timeout=10).close()
+    with urllib.request.urlopen(f"{url}gradio_api/queue/data?session_hash=forged", timeout=10) as stream:
+        for line in stream:
+            if line.startswith(b"data:") and b"process_completed" in line:
+                return json.loads(line[5:])
+    raise AssertionError("no answer")
+
+
+class TestServer:
+    @pytest.mark.parametrize(
+        "path",
+        [
+            "/etc/passwd",
+            "../../../../../../etc/passwd",
+            "..%2f..%2f..%2f..%2fetc%2fpasswd",
+            "%2e%2e/%2e%2e/%2e%2e/%2e%2e/etc/passwd",
+            "/proc/self/environ",
+            "pyproject.toml",
+            quote(str(Path("pyproject.toml").resolve())),
+            "/etc/passwd%00.png",
+        ],
+    )
+    def test_files_of_the_machine_are_refused(self, served, path):
+        assert status(f"{served[0]}gradio_api/file={path}") in (400, 403, 404)
+        assert status(f"{served[0]}gradio_api/file/{path}") in (400, 403, 404)
+
+    @pytest.mark.parametrize("path", ["file=http://192.0.2.1/x", "file=https:/192.0.2.1/x", "proxy=http://192.0.2.1/x"])
+    def test_addresses_are_not_fetched(self, served, path):
+        assert status(f"{served[0]}gradio_api/{path}") == 403
+
+    @pytest.mark.parametrize("path", ["/etc/passwd", "../../../../../../etc/passwd", "pyproject.toml"])
+    def test_forged_upload_path_is_refused(self, served, path):
+        """A visitor who speaks to the server without the page cannot have it read a file that was not uploaded."""
+        url, detector = served
+        detector.calls.clear()
+        config = json.loads(urllib.request.urlopen(f"{url}config", timeout=10).read())
+        uploads = {c["id"] for c in config["components"] if c["type"] == "file"}
+        takers = [d for d in config["dependencies"] if uploads & set(d["inputs"])]
+        assert len(takers) == 2
+        for taker in takers:
+            forged = {"path": path, "meta": {"_type": "gradio.FileData"}}
+            outcome = ask(url, taker["id"], [[forged], ""])
+            assert not outcome["success"] and "root:" not in json.dumps(outcome)
+        assert detector.calls == []
+
+    def test_programs_find_no_endpoints_and_no_docs(self, served):
+        info = json.loads(urllib.request.urlopen(f"{served[0]}gradio_api/info", timeout=10).read())
+        assert info["named_endpoints"] == {}
+        assert [status(served[0] + page) for page in ("docs", "redoc", "openapi.json")] == [404] * 3
+
+    def test_policy_is_in_every_answer(self, served):
+        with urllib.request.urlopen(served[0], timeout=10) as answer:
+            policy = answer.headers["Content-Security-Policy"]
+        assert "default-src 'self'" in policy and "http" not in policy
+
+    def test_taken_port_is_told(self, served, tmp_path, monkeypatch):
+        from palyno.app.web.server import launch
+
+        monkeypatch.setenv("GRADIO_TEMP_DIR", "")
+        port = int(served[0].rstrip("/").rsplit(":", 1)[1])
+        with pytest.raises(UsageError, match="another --port"):
+            launch(Detector(), tmp_path, host="127.0.0.1", port=port)
