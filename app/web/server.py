@@ -110,7 +110,7 @@ def launch(detector: Detector, folder: Path, *, host: str, port: int, open_brows
                 "docs_url": None,
                 "redoc_url": None,
                 "openapi_url": None,
-                "middleware": [_middleware()],
+                "middleware": _middleware(host),
             },
             theme=theme,
             css_paths=Path(__file__).parent / "page.css",
@@ -121,10 +121,15 @@ def launch(detector: Detector, folder: Path, *, host: str, port: int, open_brows
     return page
 
 
-def _middleware() -> Any:
+def _middleware(host: str) -> list[Any]:
     from starlette.middleware import Middleware
+    from starlette.middleware.trustedhost import TrustedHostMiddleware
 
-    return Middleware(_Guard)
+    layers = [Middleware(_Guard)]
+    if host in ("127.0.0.1", "localhost"):
+        # A site elsewhere could give its name this machine's address and so make a browser its messenger.
+        layers.append(Middleware(TrustedHostMiddleware, allowed_hosts=["127.0.0.1", "localhost"]))
+    return layers
 
 
 class _Guard:

@@ -7,6 +7,8 @@ from html import escape
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
+import numpy as np
+
 from ... import __version__
 from ...data.counts import Tally, tally
 from ...vision.results import SlideResult
@@ -20,6 +22,9 @@ __all__ = ["ALL", "HEADER", "WELCOME", "counts", "footer", "headline", "picture"
 
 # The entry of the slide list that shows the counts of all slides together.
 ALL = "All slides together"
+
+# A browser draws so many outlines without lagging; the counts and the files hold all grains.
+MOST_OUTLINES = 10_000
 
 HEADER = "<h1>palyno</h1><p>Finds, names and counts the pollen on your slides. They do not leave this computer.</p>"
 WELCOME = """
@@ -37,6 +42,8 @@ def picture(session: Session, slide: str, conf: float) -> dict[str, Any] | None:
         return None
     reading = session.readings[slide]
     result = reading.result.above(conf)
+    if len(result) > MOST_OUTLINES:
+        result = result.select(np.sort(np.argsort(-result.confidence, kind="stable")[:MOST_OUTLINES]))
     palette = _palette(session)
     names = list(dict.fromkeys(result.taxa))
     number = {name: index for index, name in enumerate(names)}
@@ -75,6 +82,8 @@ def headline(session: Session, slide: str, conf: float) -> str:
         facts.append(f"{len(results)} slides")
     facts.append(f"{session.seconds:.1f} s")
     flags = sorted({flag for result in results for flag in result.flags})
+    if len(results) == 1 and n > MOST_OUTLINES:
+        flags.append(f"outlines of the surest {MOST_OUTLINES} only")
     warning = f"<span class='flags'>{escape(', '.join(flags))}</span>" if flags else ""
     word = "grain" if n == 1 else "grains"
     return (

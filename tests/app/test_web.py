@@ -15,6 +15,7 @@ from urllib.parse import quote
 
 import numpy as np
 import pytest
+from palyno.app.web import view
 from palyno.app.web.session import LOWEST, Session, Sessions
 from palyno.errors import SlideError, UsageError
 from palyno.vision.results import Provenance, SlideResult
@@ -111,6 +112,15 @@ class TestSession:
         threading.Timer(0.2, detector.gate.set).start()
         steps.close()
         assert len(detector.calls) == 1
+
+    def test_outlines_are_bounded_but_counts_are_not(self, tmp_path, slide, monkeypatch):
+        session = Session(tmp_path / "s")
+        list(session.read(Detector(), [slide]))
+        monkeypatch.setattr(view, "MOST_OUTLINES", 20)
+        shown = view.picture(session, "slide.png", LOWEST)["grains"]
+        assert len(shown) == 20 and min(float(grain["label"][-4:]) for grain in shown) == pytest.approx(0.69, abs=0.02)
+        line = view.headline(session, "slide.png", LOWEST)
+        assert "<strong>60</strong>" in line and "surest 20 only" in line
 
     def test_bounds(self, tmp_path, slide):
         session = Session(tmp_path / "s")
@@ -288,6 +298,21 @@ class TestPage:
         tab.get_by_role("option", name="All slides together").click()
         becomes(lambda: count(tab), 2 * sure(0.25))
 
+    def test_second_visitor_waits_and_sees_only_their_own(self, tab, served, slide):
+        served[1].gate.clear()
+        tab.get_by_role("button", name="Rice sparse").click()
+        tab.locator(".progress", has_text="Reading").wait_for()
+        other = tab.context.browser.new_page()
+        other.goto(served[0])
+        drop(other, slide)
+        other.locator("#start").click()
+        other.locator(".progress", has_text="Waiting for the model").wait_for()
+        served[1].gate.set()
+        for page, size in ((tab, "2560 × 1920"), (other, "320 × 240")):
+            page.locator("table.counts").wait_for()
+            assert size in page.locator(".headline").inner_text()
+        other.context.close()
+
     def test_mistakes_are_told(self, tab, served, tmp_path):
         tab.locator("#start").click()
         tab.get_by_text("drop an image first").wait_for()
@@ -372,7 +397,9 @@ class TestServer:
 
     @pytest.mark.parametrize("path", ["file=http://192.0.2.1/x", "file=https:/192.0.2.1/x", "proxy=http://192.0.2.1/x"])
     def test_addresses_are_not_fetched(self, served, path):
-        assert status(f"{served[0]}gradio_api/{path}") == 403
+        with pytest.raises(urllib.error.HTTPError) as refused:
+            urllib.request.urlopen(f"{served[0]}gradio_api/{path}", timeout=10)
+        assert (refused.value.code, refused.value.read()) == (403, b"palyno serves its own files only")
 
     @pytest.mark.parametrize("path", ["/etc/passwd", "../../../../../../etc/passwd", "pyproject.toml"])
     def test_forged_upload_path_is_refused(self, served, path):
@@ -393,6 +420,10 @@ class TestServer:
         info = json.loads(urllib.request.urlopen(f"{served[0]}gradio_api/info", timeout=10).read())
         assert info["named_endpoints"] == {}
         assert [status(served[0] + page) for page in ("docs", "redoc", "openapi.json")] == [404] * 3
+
+    @pytest.mark.parametrize(("host", "answer"), [("localhost", 200), ("evil.example", 400)])
+    def test_other_names_for_this_machine_are_refused(self, served, host, answer):
+        assert status(urllib.request.Request(served[0], headers={"Host": host})) == answer
 
     def test_policy_is_in_every_answer(self, served):
         with urllib.request.urlopen(served[0], timeout=10) as answer:
