@@ -1,0 +1,113 @@
+"""How good a detector is on a labelled set, through the very calls that users make."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ..data.annotations import LabelledImage
+from ..data.taxa import UNKNOWN, lineage
+from ..errors import InputError
+from .detector import Detector
+from .metrics import average_precision, count_quality, match
+from .results import SlideResult
+
+__all__ = ["read_split", "validate"]
+
+# Average precision follows the ranking down to where next to nothing is right.
+_LOWEST = 0.01
+
+
+def read_split(data: Path, split: str) -> tuple[list[Path], list[LabelledImage]]:
+    """The images of one split of a YOLO data set and their boxes.
+
+    Raises:
+        InputError: There is no such split, or it is empty.
+    """
+    from ..data.annotations.yolo import read_yolo
+
+    truth = read_yolo(data, split=split)
+    if not truth:
+        raise InputError(f"{data}: expected images in the split {split}, found none")
+    # `path` in data.yaml is where the set was written, which may have been another machine.
+    return [data.parent / image.image for image in truth], truth
+
+
+def validate(
+    detector: Detector,
+    images: Sequence[Path],
+    truth: Sequence[LabelledImage],
+    *,
+    conf: float = 0.25,
+    progress: Callable[[int, int], None] | None = None,
+    **arguments: Any,
+) -> dict[str, Any]:
+    """Figures of a detector on labelled images.
+
+    Args:
+        detector: The detector.
+        images: The images.
+        truth: Their true boxes, in the same order.
+        conf: Threshold for everything that is asked of a count.
+        progress: Called with the number of images done and to do.
+        **arguments: For `Detector.detect`.
+
+    Returns:
+        `mAP50`, `mAP50-95` and the rest of `average_precision`; `AP50_any` without regard to names; at `conf` the
+        figures of `CountQuality`; `names`, how matched grains were named; `unknown`, what became of unknown grains.
+    """
+    results = []
+    for image in images:
+        results.append(detector.detect(image, conf=_LOWEST, **arguments))
+        if progress:
+            progress(len(results), len(images))
+    best = [_by_best_class(result, detector.classes) for result in results]
+    grains = [_as(result, ["grain"] * len(result)) for result in results]
+    true_grains = [replace(t, labels=("grain",) * len(t)) for t in truth]
+    at_conf = [result.above(conf) for result in results]
+    counts = count_quality(truth, [r.to_annotations() for r in at_conf])
+    return {
+        "model": detector.name,
+        "sha256": detector.sha256,
+        "conf": conf,
+        **average_precision(truth, best, detector.classes),
+        "AP50_any": average_precision(true_grains, grains, ["grain"])["mAP50"],
+        "counts": {**asdict(counts), "f1": counts.f1},
+        **_naming(truth, at_conf),
+    }
+
+
+def _naming(truth: Sequence[LabelledImage], results: Iterable[SlideResult]) -> dict[str, Any]:
+    """Of the grains that were found: named right at the rank given, named wrongly; and the unknown ones apart."""
+    tally = {"right": 0, "right_coarser": 0, "wrong": 0, "unknown": 0}
+    unknown = {"true": 0, "called_unknown": 0, "given_a_name": 0}
+    for true, result in zip(truth, results, strict=True):
+        partner = match(true.boxes, result.boxes, result.confidence)
+        for i in np.flatnonzero(partner >= 0):
+            label, name, rank = true.labels[partner[i]], result.taxa[i], result.ranks[i]
+            if label == UNKNOWN:
+                unknown["true"] += 1
+                unknown["called_unknown" if name == UNKNOWN else "given_a_name"] += 1
+            elif name == label:
+                tally["right"] += 1
+            elif name == UNKNOWN:
+                tally["unknown"] += 1
+            else:
+                tally["right_coarser" if name == getattr(lineage(label), rank, None) else "wrong"] += 1
+    return {"names": tally, "unknown": unknown}
+
+
+def _by_best_class(result: SlideResult, classes: Sequence[str]) -> LabelledImage:
+    """Each box under its likeliest class with that class's probability, as detectors are compared."""
+    known = set(classes)
+    best = [next(((n, p) for n, p in c if n in known), (UNKNOWN, 0.0)) for c in result.candidates]
+    return _as(result, [name for name, _ in best], np.array([score for _, score in best], np.float32))
+
+
+def _as(result: SlideResult, labels: Sequence[str], scores: np.ndarray | None = None) -> LabelledImage:
+    confidence = result.confidence if scores is None else scores
+    return LabelledImage(result.slide, result.width, result.height, result.boxes, tuple(labels), confidence)
