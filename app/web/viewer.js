@@ -143,6 +143,7 @@ for (const end of ["pointerup", "pointercancel", "pointerleave"]) {
 // A row of the counts brings out its grains.
 document.addEventListener("pointerover", (event) => {
   const row = event.target.closest && event.target.closest("[data-taxon]"), name = row && row.dataset.taxon;
+  part(".viewer").classList.toggle("picking", Boolean(name));
   for (const shape of element.querySelectorAll(".grains rect")) {
     shape.classList.toggle("dim", Boolean(name) && shape.dataset.of !== name);
   }

@@ -335,24 +335,45 @@ class TestPage:
         tab.get_by_role("button", name="Whole slide").click()
         assert view() == [0, 0, 2560, 1920]
 
+    def test_row_of_the_counts_brings_out_its_grains(self, tab):
+        tab.get_by_role("button", name="Rice sparse").click()
+        tab.locator("table.counts tbody tr").first.hover()
+        dim = tab.locator("#viewer .grains rect.dim")
+        others = tab.locator("#viewer .grains rect:not([data-of=Oryza])").count()
+        becomes(dim.count, others)
+        assert 0 < others < sure(0.25)
+
+    def test_grain_tells_its_name_and_size(self, tab):
+        tab.locator("#um input, #um textarea").fill("0.5")
+        tab.get_by_role("button", name="Rice sparse").click()
+        tab.locator("table.counts").wait_for()
+        tab.locator("#viewer .grains rect").last.hover(force=True)
+        assert tab.locator("#viewer .tip").inner_text() == "Oryza 0.99, 64.0 × 64.0 µm"
+
     def test_fits_a_phone(self, tab):
         tab.set_viewport_size({"width": 390, "height": 844})
         tab.get_by_role("button", name="Rice sparse").click()
         tab.locator("table.counts").wait_for()
         assert tab.evaluate("document.documentElement.scrollWidth") <= 390
 
-    def test_shipped_model_on_the_rice_sample(self, chromium, samples, shipped_model, tmp_path):
+    def test_shipped_model_finds_on_the_page_what_it_finds_in_python(self, chromium, samples, shipped_model, tmp_path):
         import palyno
         from palyno.app.web.server import launch
 
-        page = launch(palyno.load(shipped_model, device="cpu"), tmp_path, host="127.0.0.1", port=0)
+        rice = tmp_path / "rice.png"
+        Image.open(samples / "rice_sparse.jpg").crop((600, 400, 1500, 1000)).save(rice)
+        detector = palyno.load(shipped_model, device="cpu")
+        page = launch(detector, tmp_path, host="127.0.0.1", port=0)
         try:
             tab = chromium.new_page()
             tab.goto(page.local_url)
-            tab.get_by_role("button", name="Rice sparse").click()
+            drop(tab, rice)
+            tab.locator("#start").click()
             tab.locator("table.counts").wait_for(timeout=120_000)
-            assert tab.locator("table.counts tbody tr").first.inner_text().split()[0] == "Oryza"
-            assert count(tab) == len(palyno.load(shipped_model, device="cpu").detect(samples / "rice_sparse.jpg"))
+            for conf in (0.25, 0.6):
+                set_confidence(tab, conf)
+                becomes(lambda: count(tab), len(detector.detect(rice, conf=conf)))
+                assert tab.locator("table.counts tbody tr").first.inner_text().split()[0] == "Oryza"
         finally:
             page.close(verbose=False)
 
