@@ -1,0 +1,382 @@
+"""`Detector`: weights on a device, that find, name and count the grains of slides of any size.
+
+    detector = palyno.load("hieraedge-n")
+    result = detector.detect("slide.tif", conf=0.25)
+
+A slide is read in tiles as `palyno.vision.tiles` says; nothing of it is scaled to fit the network. Whatever could make
+the count wrong without notice is noticed and, where it can be, put right:
+
+- A network that can return only so many boxes: a tile that is full is read again in tiles of half the side.
+- A grain larger than the overlap of tiles, which no tile saw whole: the slide is read again with twice the overlap.
+- A region that cannot be read: left out of `fraction_read`.
+
+Where it cannot be put right, `SlideResult.flags` says so; `FLAGS` tells what each flag means and what to do.
+
+Whether to read again depends on boxes with a confidence of at least 0.25, whatever threshold is asked for, so
+`detect(conf=c)` and `detect(conf=lower).above(c)` are the same.
+"""
+
+from __future__ import annotations
+
+import math
+import warnings
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from .. import __version__
+from ..data.slides import Slide, slide_from
+from ..errors import InputError, SlideError, UsageError
+from .naming import Name, Namer
+from .network import Found, Network, choose_device
+from .results import Provenance, SlideResult
+from .tiles import Grid, Tile, cut, reconcile
+from .weights import Metadata, find_model, load_weights
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+__all__ = ["FLAGS", "Detector", "load"]
+
+FLAGS = {
+    "saturated": "a tile holds as many grains as the network can return, however small: use a smaller --overlap",
+    "oversized": "a grain is larger than the overlap of tiles and may be cut or counted twice: use a larger --tile",
+    "partly_unread": "regions could not be read and their grains are missing: see `unread`, and copy the file again",
+    "edge": "the grain touches the picture's border and may be cut",
+}
+
+# Decisions to read again rest on boxes at least this sure, so that they do not depend on the threshold asked for.
+DECISIVE = 0.25
+SMALLEST_TILE = 64
+
+
+def load(name_or_path: str | Path = "hieraedge-n", *, device: str = "auto") -> Detector:
+    """A detector from its weights.
+
+    Args:
+        name_or_path: A model that comes with palyno, or a weights file (safetensors).
+        device: `auto`, `cpu`, `cuda`, `cuda:N` or `mps`.
+
+    Raises:
+        UsageError: The device is not here.
+        UnknownModelError: No such name or file.
+        RejectedModelError: The file is not what it should be.
+    """
+    path, shipped = find_model(name_or_path)
+    place = choose_device(device)
+    model, metadata = load_weights(path, shipped=shipped)
+    return Detector(Network(model.fuse(), place), metadata)
+
+
+@dataclass(frozen=True)
+class _Settings:
+    conf: float
+    iou: float
+    tile: int
+    imgsz: int
+    overlap: int | str
+
+    def __post_init__(self) -> None:
+        for name in ("conf", "iou"):
+            value = getattr(self, name)
+            if isinstance(value, bool) or not isinstance(value, int | float | np.floating) or not 0 <= value <= 1:
+                raise UsageError(f"{name}: expected a number from 0 to 1, got {value!r}")
+        for name, least in (("tile", SMALLEST_TILE), ("imgsz", 32)):
+            value = getattr(self, name)
+            if not isinstance(value, int) or isinstance(value, bool) or value < least:
+                raise UsageError(f"{name}: expected a whole number of pixels from {least}, got {value!r}")
+        if self.overlap != "auto":
+            most = self.tile // 2
+            if not isinstance(self.overlap, int) or isinstance(self.overlap, bool) or not 0 <= self.overlap <= most:
+                raise UsageError(
+                    f"overlap: expected auto or pixels from 0 to half the tile, {most}, got {self.overlap!r}; for "
+                    "grains larger than that use a larger tile"
+                )
+
+    @property
+    def scale(self) -> float:
+        return self.imgsz / self.tile
+
+    @property
+    def floor(self) -> float:
+        return min(self.conf, DECISIVE)
+
+
+@dataclass
+class _Pass:
+    """What one reading of a slide with one grid found."""
+
+    grid: Grid
+    boxes: list[np.ndarray] = field(default_factory=list)
+    confidence: list[np.ndarray] = field(default_factory=list)
+    tiles: list[np.ndarray] = field(default_factory=list)
+    names: list[Name] = field(default_factory=list)
+    unread: list[Tile] = field(default_factory=list)
+    failures: list[SlideError] = field(default_factory=list)
+    saturated: bool = False
+
+    def add(self, tile: Tile, boxes: np.ndarray, confidence: np.ndarray, names: Sequence[Name]) -> None:
+        self.boxes.append(boxes)
+        self.confidence.append(confidence)
+        self.tiles.append(np.full(len(boxes), tile.number))
+        self.names.extend(names)
+
+
+class Detector:
+    """Finds, names and counts grains. Made by `load`.
+
+    Args:
+        network: The network on its device.
+        metadata: What its weights say about themselves.
+
+    Attributes:
+        name: Name of the model.
+        sha256: Hash of its weights file.
+        classes: Taxa that it was trained on.
+        device: Where it runs.
+        metadata: All that the weights say.
+    """
+
+    def __init__(self, network: Network, metadata: Metadata):
+        self.network, self.metadata = network, metadata
+        self.name, self.sha256, self.classes = metadata.name, metadata.sha256, metadata.classes
+        self._namer = Namer(metadata.classes, metadata.naming_threshold)
+
+    @property
+    def device(self) -> str:
+        """Where the network runs, such as `cuda:0`."""
+        return str(self.network.device)
+
+    def __repr__(self) -> str:
+        return f"Detector({self.name!r}, {len(self.classes)} classes, {self.device})"
+
+    def detect(
+        self,
+        image: str | Path | np.ndarray | Image.Image | Slide,
+        *,
+        conf: float = 0.25,
+        iou: float = 0.7,
+        tile: int = 640,
+        imgsz: int | None = None,
+        overlap: int | str = "auto",
+        batch: int | None = None,
+        um_per_px: float | None = None,
+        name: str | None = None,
+        on_tile: Callable[[int, int], None] | None = None,
+    ) -> SlideResult:
+        """All grains of one slide.
+
+        Args:
+            image: A path, an array (H, W, 3) of uint8 RGB, a Pillow image or an open slide.
+            conf: Least confidence of a grain, in [0, 1].
+            iou: Two boxes of one tile whose intersection over union is above this are one grain.
+            tile: Side of a tile in pixels of the slide, from 64.
+            imgsz: Side that a tile is scaled to for the network; None takes the pixels as they are.
+            overlap: Pixels that neighbouring tiles share, at most half a tile. It should be at least the diameter of
+                the largest grain. `auto` begins with the largest grain of the training; where a grain turns out to be
+                cut, the slide is read again with twice the overlap, up to half a tile. Beyond that, and with an
+                overlap of your own, such slides and grains are flagged `oversized`.
+            batch: Tiles at once; only speed and memory depend on it.
+            um_per_px: Micrometres a pixel; goes before what the file says.
+            name: Name of the slide in the result; None takes the file's name.
+            on_tile: Called with the tiles done and all tiles after each, from the start again where the slide is read
+                again; raise in it to cancel.
+
+        Raises:
+            UsageError: An argument that cannot be meant.
+            SlideError: The slide cannot be opened, or no tile of it can be read.
+        """
+        settings = _Settings(conf, iou, tile, tile if imgsz is None else imgsz, overlap)
+        if batch is not None and (not isinstance(batch, int) or isinstance(batch, bool) or batch < 1):
+            raise UsageError(f"batch: expected a whole number from 1, got {batch!r}")
+        opened = _opened(image, um_per_px, name)
+        try:
+            found, large = self._read(opened, settings, batch, on_tile or (lambda done, total: None))
+        finally:
+            if opened is not image:
+                opened.close()
+        return self._result(opened, name or opened.name, um_per_px, settings, found, large)
+
+    def detect_many(self, images: Iterable[Any], *, on_error: str = "raise", **arguments: Any) -> Iterator[SlideResult]:
+        """The grains of many slides, one slide in memory at a time, in order.
+
+        Args:
+            images: As `detect` takes them.
+            on_error: `raise`, or `skip` a slide that cannot be read, with a warning that names it.
+            **arguments: As for `detect`.
+
+        Yields:
+            A result a slide.
+
+        Raises:
+            UsageError: An argument that cannot be meant.
+            InputError: A slide cannot be read, and `on_error` is `raise`.
+        """
+        if on_error not in ("raise", "skip"):
+            raise UsageError(f"on_error: expected raise or skip, got {on_error!r}")
+        return self._many(images, on_error == "skip", arguments)
+
+    def _many(self, images: Iterable[Any], skip: bool, arguments: dict[str, Any]) -> Iterator[SlideResult]:
+        for image in images:
+            try:
+                result = self.detect(image, **arguments)
+            except InputError as error:
+                if not skip:
+                    raise
+                warnings.warn(f"skipped: {error}", stacklevel=2)
+            else:
+                yield result
+
+    def _read(
+        self, slide: Slide, settings: _Settings, batch: int | None, on_tile: Callable[[int, int], None]
+    ) -> tuple[_Pass, bool]:
+        """The reading that counts, and whether a grain was too large for its overlap."""
+        most = settings.tile // 2
+        auto = settings.overlap == "auto"
+        overlap = min(most, math.ceil(self.metadata.max_grain_px / settings.scale)) if auto else int(settings.overlap)
+        while True:
+            grid = Grid(slide.width, slide.height, settings.tile, overlap)
+            last = not auto or overlap == most
+            found, large = _Pass(grid), False
+            for done, tile in enumerate(self._tiles(slide, found, settings, batch), 1):
+                on_tile(done, len(grid))
+                if tile is not None and not large:
+                    sure = found.confidence[-1] >= DECISIVE
+                    large = bool(cut(grid, found.boxes[-1][sure], found.tiles[-1][sure]).any())
+                    if large and not last:
+                        break
+            if last or not large:
+                break
+            overlap = min(most, 2 * max(overlap, 1))
+        if len(found.failures) == len(grid):
+            raise found.failures[0]
+        return found, large
+
+    def _tiles(self, slide: Slide, found: _Pass, settings: _Settings, batch: int | None) -> Iterator[Tile | None]:
+        """Reads all tiles into `found`; yields each that was read, and None for each that was not."""
+        size = batch or self.network.batch_for(settings.imgsz)
+        indices = [range(i, min(i + size, len(found.grid))) for i in range(0, len(found.grid), size)]
+        # The next tiles are decoded while the network is at work on these.
+        with ThreadPoolExecutor(1) as reader:
+            upcoming = reader.submit(_windows, slide, found.grid, indices[0])
+            for following in [*indices[1:], None]:
+                windows = upcoming.result()
+                if following is not None:
+                    upcoming = reader.submit(_windows, slide, found.grid, following)
+                read = [(tile, window) for tile, window in windows if isinstance(window, np.ndarray)]
+                boxes = self._find([window for _, window in read], settings)
+                for tile, window in windows:
+                    if isinstance(window, SlideError):
+                        found.unread.append(tile)
+                        found.failures.append(window)
+                        yield None
+                        continue
+                    here, full = self._complete(window, next(boxes), settings.tile, found.grid.overlap, settings)
+                    found.saturated |= full
+                    names = self._namer.names(here.probabilities)
+                    found.add(
+                        tile, here.boxes + np.tile(np.array(tile.window[:2], np.float32), 2), here.confidence, names
+                    )
+                    yield tile
+
+    def _find(self, windows: Sequence[np.ndarray], settings: _Settings) -> Iterator[Found]:
+        return self.network.find(
+            windows, scale=settings.scale, floor=settings.floor, decisive=DECISIVE, iou=settings.iou
+        )
+
+    def _complete(
+        self, window: np.ndarray, found: Found, side: int, overlap: int, settings: _Settings
+    ) -> tuple[Found, bool]:
+        """The boxes of a window, read again in tiles of half the side while it is full; and whether it still is."""
+        half = side // 2
+        # A smaller tile would not see a whole grain and more.
+        if not found.full or half < overlap + SMALLEST_TILE:
+            return found, found.full
+        grid = Grid(window.shape[1], window.shape[0], half, overlap)
+        if len(grid) == 1:
+            return self._complete(window, found, half, overlap, settings)
+        parts, tiles, full = [], [], False
+        for tile in grid:
+            x1, y1, x2, y2 = tile.window
+            pixels = window[y1:y2, x1:x2]
+            (part,) = self._find([pixels], settings)
+            part, still = self._complete(pixels, part, half, overlap, settings)
+            full |= still
+            parts.append((part.boxes + np.tile(np.array((x1, y1), np.float32), 2), part.confidence, part.probabilities))
+            tiles.append(np.full(len(part.boxes), tile.number))
+        boxes, confidence, probabilities = (np.concatenate(column) for column in zip(*parts, strict=True))
+        kept = reconcile(grid, boxes, confidence, np.concatenate(tiles))
+        return Found(boxes[kept], confidence[kept], probabilities[kept]), full
+
+    def _result(
+        self, slide: Slide, name: str, um_per_px: float | None, settings: _Settings, found: _Pass, large: bool
+    ) -> SlideResult:
+        grid = found.grid
+        boxes = np.concatenate([np.empty((0, 4), np.float32), *found.boxes])
+        confidence = np.concatenate([np.empty(0, np.float32), *found.confidence])
+        tiles = np.concatenate([np.empty(0, int), *found.tiles])
+        kept = reconcile(grid, boxes, confidence, tiles)
+        kept = kept[confidence[kept] >= np.float32(settings.conf)]
+        too_large = cut(grid, boxes[kept], tiles[kept])
+        boxes, names = boxes[kept], [found.names[i] for i in kept]
+        at_border = (boxes[:, :2] <= 1).any(1) | (boxes[:, 2:] >= (grid.width - 1, grid.height - 1)).any(1)
+        unread = tuple(tile.core for tile in found.unread)
+        missing = sum((x2 - x1) * (y2 - y1) for x1, y1, x2, y2 in unread)
+        flags = {"saturated": found.saturated, "oversized": large, "partly_unread": bool(unread)}
+        return SlideResult(
+            slide=name,
+            width=grid.width,
+            height=grid.height,
+            boxes=boxes,
+            confidence=confidence[kept],
+            taxa=tuple(n.taxon for n in names),
+            provenance=self._provenance(settings, grid.overlap, um_per_px),
+            ranks=tuple(n.rank for n in names),
+            candidates=tuple(n.candidates for n in names),
+            um_per_px=slide.um_per_px,
+            um_source=slide.um_source,
+            flags=tuple(flag for flag, raised in flags.items() if raised),
+            grain_flags=tuple(
+                ("edge",) * bool(border) + ("oversized",) * bool(large)
+                for border, large in zip(at_border, too_large, strict=True)
+            ),
+            fraction_read=1 - missing / (grid.width * grid.height),
+            unread=unread,
+            conf=float(settings.conf),
+        )
+
+    def _provenance(self, settings: _Settings, overlap: int, um_per_px: float | None) -> Provenance:
+        arguments = {
+            "conf": float(settings.conf),
+            "iou": float(settings.iou),
+            "tile": settings.tile,
+            "imgsz": settings.imgsz,
+            "overlap": settings.overlap,
+            "overlap_px": overlap,
+            "um_per_px": um_per_px,
+        }
+        return Provenance(self.name, self.sha256, __version__, arguments)
+
+
+def _opened(image: Any, um_per_px: float | None, name: str | None) -> Slide:
+    if isinstance(image, Slide):
+        if um_per_px is not None:
+            raise UsageError("um_per_px: expected it where the slide is opened, open_slide(path, um_per_px=...)")
+        return image
+    return slide_from(image, um_per_px=um_per_px, name=name or "image")
+
+
+def _windows(slide: Slide, grid: Grid, indices: Iterable[int]) -> list[tuple[Tile, np.ndarray | SlideError]]:
+    """The pixels of some tiles; for those that cannot be read, why."""
+    windows: list[tuple[Tile, np.ndarray | SlideError]] = []
+    for tile in (grid[i] for i in indices):
+        x1, y1, x2, y2 = tile.window
+        try:
+            windows.append((tile, slide.read(x1, y1, x2 - x1, y2 - y1)))
+        except SlideError as error:
+            windows.append((tile, error))
+    return windows

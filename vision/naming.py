@@ -1,0 +1,120 @@
+"""From the class probabilities of one box to a name at the most specific rank that the model is sure of.
+
+A network gives each class a probability of its own, independent of the others. The probability that at least one of a
+group of classes is right is then `1 - prod(1 - p)`. Over all classes that is the probability that there is a grain at
+all, the box's *confidence*. A taxon's share of it, `group / confidence`, is how sure the name is, given a grain: it
+does not fall when a grain is merely faint or cut, as the probabilities themselves do.
+
+The name is the first of species, genus, family whose share reaches the threshold, else `unknown`. A coarser group holds
+the finer one, so its share is never smaller, and larger only where further classes add to it: a species never gives way
+to a genus of which it is the only class.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+from ..data.taxa import INDETERMINABLE, UNKNOWN, lineage, members
+from ..errors import UsageError
+
+__all__ = ["Name", "Namer", "at_least_one"]
+
+CANDIDATES = 3
+LEAST_CANDIDATE = 0.01
+
+
+class Name(NamedTuple):
+    """What a box is called.
+
+    Attributes:
+        taxon: The name.
+        rank: species, genus, family or unknown.
+        candidates: The name with its own probability, where it is not a mere fallback to `unknown`; then the
+            likeliest classes, three at most, each of at least 0.01.
+    """
+
+    taxon: str
+    rank: str
+    candidates: tuple[tuple[str, float], ...]
+
+
+def at_least_one(probabilities: np.ndarray) -> np.ndarray:
+    """The probability that at least one of independent events happens: `1 - prod(1 - p)` over the last axis."""
+    with np.errstate(divide="ignore"):
+        return -np.expm1(np.log1p(-np.asarray(probabilities, np.float64)).sum(-1))
+
+
+class Namer:
+    """Names boxes for one list of classes.
+
+    Args:
+        classes: The model's classes, in its order.
+        threshold: Least share of the confidence that a name must have, in (0, 1].
+
+    Raises:
+        UsageError: No classes, one that is there twice, or a threshold outside its range.
+    """
+
+    def __init__(self, classes: Sequence[str], threshold: float = 0.5):
+        if not classes or len(set(classes)) < len(classes):
+            raise UsageError(f"expected different names of classes, got {list(classes)}")
+        if not 0 < threshold <= 1:
+            raise UsageError(f"expected a naming threshold above 0 and up to 1, got {threshold}")
+        # Equal probabilities are settled by name, so that the order of the classes does not matter.
+        self._order = np.argsort(np.array(classes, object), kind="stable")
+        self._classes = [classes[i] for i in self._order]
+        self._ranks = [_rank(name) for name in self._classes]
+        self._groups = [(rank, _groups(self._classes, rank)) for rank in ("genus", "family")]
+        self._threshold = threshold
+
+    def names(self, probabilities: np.ndarray) -> list[Name]:
+        """Names of boxes.
+
+        Args:
+            probabilities: Of each class for each box, in [0, 1], (N, classes).
+
+        Returns:
+            N names.
+        """
+        p = np.asarray(probabilities, np.float64).reshape(-1, len(self._classes))[:, self._order]
+        # A share of exactly the threshold must not fail by the rounding of a division.
+        least = self._threshold * at_least_one(p) - 1e-9
+        best = p.argmax(1)
+        taxa = [self._classes[i] for i in best]
+        ranks = [self._ranks[i] for i in best]
+        own = p.max(1, initial=0)
+        named = own >= least
+        for rank, groups in self._groups:
+            if named.all() or not groups:
+                continue
+            joint = np.stack([at_least_one(p[:, columns]) for columns in groups.values()], 1)
+            names, top = list(groups), joint.argmax(1)
+            for i in np.flatnonzero(~named & (joint.max(1) >= least)):
+                taxa[i], ranks[i], own[i], named[i] = names[top[i]], rank, joint[i, top[i]], True
+        for i in np.flatnonzero(~named):
+            taxa[i], ranks[i], own[i] = UNKNOWN, "unknown", 0.0
+        likeliest = np.argsort(-p, 1, kind="stable")[:, :CANDIDATES]
+        return [self._name(taxa[i], ranks[i], float(own[i]), likeliest[i], p[i]) for i in range(len(p))]
+
+    def _name(self, taxon: str, rank: str, own: float, likeliest: np.ndarray, p: np.ndarray) -> Name:
+        classes = [(self._classes[j], float(p[j])) for j in likeliest if p[j] >= LEAST_CANDIDATE]
+        if own > 0:
+            classes = [(taxon, own), *((name, value) for name, value in classes if name != taxon)]
+        return Name(taxon, rank, tuple((name, round(value, 4)) for name, value in classes))
+
+
+def _groups(classes: Sequence[str], rank: str) -> dict[str, list[int]]:
+    """The taxa at a rank that several classes belong to, by name."""
+    groups = members(classes, rank)
+    return {name: columns for name, columns in sorted(groups.items()) if len(columns) > 1}
+
+
+def _rank(name: str) -> str:
+    if name in (UNKNOWN, INDETERMINABLE):
+        return "unknown"
+    rank = lineage(name).rank
+    # A class that the table of taxa does not have is still the finest that the model tells apart.
+    return "species" if rank == "unknown" else rank

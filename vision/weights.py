@@ -1,0 +1,331 @@
+"""Detector weights as files: safetensors with all that a network is built from in the header, and nothing to run.
+
+    model, metadata = load_weights("weights/hieraedge-n.safetensors")
+
+A file is refused unless every tensor that its configuration asks for is there, finite, of the right shape, and nothing
+else. Pickles are refused whatever their name, as loading one runs code; there is no way around it here.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field, fields
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from ..data.atomic import replacing
+from ..errors import PalynoError, RejectedModelError, UnknownModelError, UsageError
+
+if TYPE_CHECKING:
+    from .models.detection import PollenModel
+
+__all__ = ["FORMAT", "LOCK", "Metadata", "Shipped", "find_model", "load_weights", "save_weights", "shipped_models"]
+
+FORMAT = "palyno-detector-1"
+LOCK = Path(__file__).parent.parent / "weights" / "models.lock"
+LOCK_FORMAT = "palyno-models-1"
+
+# A layer table and its class names are some ten kilobytes.
+LARGEST_HEADER = 16 * 2**20
+
+# How files begin that get mistaken for weights.
+IMPOSTORS = {
+    b"PK\x03\x04": "a zip archive, as torch.save writes: a pickle",
+    b"\x80": "a pickle",
+    b"\x1f\x8b": "a gzip archive",
+    b"version https://git-lfs": "a pointer of git-lfs, not the file itself",
+    b"<": "a web page",
+    b"{": "JSON",
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Metadata:
+    """What a weights file says about itself.
+
+    Attributes:
+        name: Name of the model.
+        classes: Taxa in the order of the network's outputs.
+        config: Configuration that `palyno.vision.models.detection.build` takes.
+        imgsz: Side in pixels of the images that it was trained on.
+        naming_threshold: See `palyno.vision.naming`.
+        max_grain_px: Diameter of the largest grains, in pixels of the network's input.
+        training: How it was made: data, recipe, seeds, figures.
+        sha256: Hash of the file.
+    """
+
+    name: str
+    classes: tuple[str, ...]
+    config: Mapping[str, Any]
+    imgsz: int = 640
+    naming_threshold: float = 0.5
+    max_grain_px: int = 160
+    training: Mapping[str, Any] = field(default_factory=dict)
+    sha256: str = ""
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "classes", tuple(self.classes))
+        for name, valid, expected in (
+            ("name", isinstance(self.name, str) and self.name, "a name"),
+            ("classes", self.classes and all(isinstance(c, str) and c for c in self.classes), "names"),
+            ("classes", len(set(self.classes)) == len(self.classes), "different names"),
+            ("config", isinstance(self.config, Mapping), "a configuration"),
+            ("imgsz", _whole(self.imgsz) and self.imgsz >= 32, "a number of pixels from 32"),
+            ("naming_threshold", _number(self.naming_threshold) and 0 < self.naming_threshold <= 1, "0 to 1, above 0"),
+            ("max_grain_px", _whole(self.max_grain_px) and self.max_grain_px >= 1, "a number of pixels from 1"),
+            ("training", isinstance(self.training, Mapping), "a record"),
+        ):
+            if not valid:
+                raise UsageError(f"{name}: expected {expected}, got {getattr(self, name)!r}")
+        if self.config.get("nc", len(self.classes)) != len(self.classes):
+            raise UsageError(
+                f"classes: expected {self.config['nc']}, as the configuration says; got {len(self.classes)}"
+            )
+
+
+class Shipped(NamedTuple):
+    """An entry of `models.lock`: one model that comes with palyno.
+
+    Attributes:
+        file: Name of the file beside `models.lock`.
+        sha256: Its hash.
+        bytes: Its size.
+        licence: Of the weights.
+        source: Of the training data.
+    """
+
+    file: str
+    sha256: str
+    bytes: int
+    licence: str
+    source: str
+
+
+def shipped_models(lock: str | Path = LOCK) -> dict[str, Shipped]:
+    """The models that come with palyno, by name.
+
+    Raises:
+        RejectedModelError: The list does not say what it should.
+    """
+    lock = Path(lock)
+    if not lock.exists():
+        return {}
+    try:
+        document = json.loads(lock.read_text(encoding="utf-8"))
+        if document["format"] != LOCK_FORMAT:
+            raise ValueError(f"format {document['format']!r}")
+        models = {name: Shipped(**entry) for name, entry in document["models"].items()}
+        if any(Path(entry.file).name != entry.file for entry in models.values()):
+            raise ValueError("a file that is not beside the list")
+    except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
+        raise RejectedModelError(f"{lock}: expected a list of models ({LOCK_FORMAT}), got {error}") from error
+    return models
+
+
+def find_model(name_or_path: str | Path, lock: str | Path = LOCK) -> tuple[Path, Shipped | None]:
+    """Where a model's weights are.
+
+    Args:
+        name_or_path: A name from `shipped_models()`, or a weights file.
+        lock: The list of models.
+
+    Returns:
+        The file, and its entry in the list if it was found by name.
+
+    Raises:
+        UnknownModelError: Neither a name nor a file.
+    """
+    models = shipped_models(lock)
+    if str(name_or_path) in models:
+        entry = models[str(name_or_path)]
+        return Path(lock).parent / entry.file, entry
+    path = Path(name_or_path)
+    if not path.is_file():
+        listed = ", ".join(sorted(models)) or "none is installed"
+        raise UnknownModelError(f"expected the name of a model ({listed}) or a weights file, got {str(name_or_path)!r}")
+    return path, None
+
+
+def save_weights(
+    path: str | Path,
+    model: PollenModel,
+    *,
+    name: str,
+    classes: Sequence[str],
+    config: Mapping[str, Any],
+    imgsz: int,
+    naming_threshold: float,
+    max_grain_px: int,
+    training: Mapping[str, Any],
+) -> Path:
+    """Writes a network's weights in half precision; the same network gives the same bytes.
+
+    Args:
+        path: The file; one that is there is replaced.
+        model: The network, not fused.
+        name: See `Metadata`, as all that follow.
+        classes: Taxa in the order of the outputs.
+        config: The network's configuration.
+        imgsz: Side of the training images.
+        naming_threshold: Least share of the confidence that a name must have.
+        max_grain_px: Diameter of the largest grains.
+        training: How it was made; plain values.
+
+    Returns:
+        The file.
+
+    Raises:
+        UsageError: Metadata that cannot be, or weights that half precision cannot hold.
+    """
+    import torch
+    from safetensors.torch import save
+
+    metadata = Metadata(
+        name=name,
+        classes=tuple(classes),
+        config=config,
+        imgsz=imgsz,
+        naming_threshold=naming_threshold,
+        max_grain_px=max_grain_px,
+        training=training,
+    )
+    tensors = {}
+    for key, tensor in model.state_dict().items():
+        half = tensor.detach().cpu().half() if tensor.is_floating_point() else tensor.detach().cpu()
+        if not torch.isfinite(half).all():
+            raise UsageError(f"{key}: expected numbers that half precision can hold, got others; was training stable?")
+        tensors[key] = half.contiguous().clone()
+    said = {"format": FORMAT, **asdict(metadata)}
+    del said["sha256"]
+    # One entry: safetensors writes several in any order, and the file would not be the same twice.
+    header = {"palyno": json.dumps(said, sort_keys=True, ensure_ascii=False)}
+    with replacing(path, "wb") as file:
+        file.write(save(tensors, header))
+    return Path(path)
+
+
+def load_weights(path: str | Path, *, shipped: Shipped | None = None) -> tuple[PollenModel, Metadata]:
+    """Reads a weights file and builds its network.
+
+    Args:
+        path: The file.
+        shipped: Its entry in `models.lock`; size and hash must agree with it.
+
+    Returns:
+        The network, float32, on the CPU, in evaluation mode; and what the file says about itself.
+
+    Raises:
+        RejectedModelError: The file is not what it should be; the message says what it is and what to do.
+    """
+    path = Path(path)
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        raise RejectedModelError(f"{path}: expected a weights file, got {error.strerror or error}") from error
+    digest = hashlib.sha256(data).hexdigest()
+    if shipped is not None and (digest, len(data)) != (shipped.sha256, shipped.bytes):
+        raise RejectedModelError(
+            f"{path}: expected {shipped.bytes} bytes with sha256 {shipped.sha256}, got {len(data)} bytes with "
+            f"{digest}; the file is not the one that was published, install palyno again"
+        )
+    metadata = _metadata(path, data, digest)
+    return _network(path, data, metadata), metadata
+
+
+def _metadata(path: Path, data: bytes, digest: str) -> Metadata:
+    """The header of a safetensors file, checked before anything else is read."""
+    for start, what in IMPOSTORS.items():
+        if data.startswith(start) and not _is_safetensors(data):
+            advice = "download it again"
+            if "pickle" in what:
+                advice = "loading a pickle runs whatever code is inside, so palyno never does; get the safetensors file"
+            raise RejectedModelError(f"{path}: expected safetensors, got {what}; {advice}")
+    if not _is_safetensors(data):
+        raise RejectedModelError(
+            f"{path}: expected safetensors, got {len(data)} bytes that begin with {data[:8]!r}; "
+            "it is cut short or another kind of file, copy it again"
+        )
+    try:
+        header = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])
+        about = header.get("__metadata__") or {}
+        said = json.loads(about.get("palyno", "{}"))
+        if (found := said.pop("format", None)) != FORMAT:
+            raise ValueError(f"format {found!r}; the tensors alone do not say what network they are of")
+        names = {f.name for f in fields(Metadata)} - {"sha256"}
+        if set(said) != names:
+            raise ValueError(f"entries {sorted(said)}, not {sorted(names)}")
+        return Metadata(**said, sha256=digest)
+    except (ValueError, TypeError, KeyError, AttributeError, RecursionError, PalynoError) as error:
+        raise RejectedModelError(f"{path}: expected weights of palyno ({FORMAT}), got {error}") from error
+
+
+def _is_safetensors(data: bytes) -> bool:
+    size = int.from_bytes(data[:8], "little")
+    return len(data) >= 10 and 2 <= size <= min(LARGEST_HEADER, len(data) - 8) and data[8:9] == b"{"
+
+
+def _network(path: Path, data: bytes, metadata: Metadata) -> PollenModel:
+    import torch
+    from safetensors import SafetensorError
+    from safetensors.torch import load
+
+    try:
+        tensors = load(data)
+    except (SafetensorError, ValueError, KeyError, RuntimeError) as error:
+        raise RejectedModelError(f"{path}: expected safetensors, got {error}; it is damaged, copy it again") from error
+    build = _builder()
+    room = 2 * sum(tensor.numel() for tensor in tensors.values()) + 2**20
+
+    def bounded(module: Any, name: str, parameter: torch.Tensor | None) -> None:
+        nonlocal room
+        room -= 0 if parameter is None else parameter.numel()
+        if room < 0:
+            raise ValueError("a configuration of a far larger network than the file's tensors")
+
+    # A hostile table could ask for any amount of memory.
+    guard = torch.nn.modules.module.register_module_parameter_registration_hook(bounded)
+    try:
+        model = build(metadata.config, classes=metadata.classes)
+    except Exception as error:
+        raise RejectedModelError(f"{path}: expected a network that this version knows, got {error}") from error
+    finally:
+        guard.remove()
+    expected = {key: tuple(tensor.shape) for key, tensor in model.state_dict().items()}
+    found = {key: tuple(tensor.shape) for key, tensor in tensors.items()}
+    if found != expected:
+        odd = sorted(k for k in found.keys() | expected.keys() if found.get(k) != expected.get(k))
+        told = ", ".join(f"{k} {found.get(k, 'missing')} for {expected.get(k, 'nothing')}" for k in odd[:3])
+        raise RejectedModelError(
+            f"{path}: expected the {len(expected)} tensors of its configuration, got {len(odd)} that differ: {told}; "
+            "it was made by another version, or damaged"
+        )
+    for key, tensor in tensors.items():
+        if not torch.isfinite(tensor).all():
+            raise RejectedModelError(f"{path}: expected finite weights, got others in {key}; training went wrong")
+    model.load_state_dict(tensors, strict=True)
+    return model.float().eval()
+
+
+def _builder() -> Any:
+    """`build`, imported without what importing ultralytics does to the number of threads."""
+    import torch
+
+    threads, variable = torch.get_num_threads(), os.environ.get("OMP_NUM_THREADS")
+    from .models.detection import build
+
+    torch.set_num_threads(threads)
+    if variable is None:
+        os.environ.pop("OMP_NUM_THREADS", None)
+    return build
+
+
+def _whole(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
+def _number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
