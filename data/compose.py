@@ -332,8 +332,9 @@ def _finish(
         "grains": {s: sum(len(r["annotation"]) for r in records if r["split"] == s) for s in splits},
         "scenes": [{k: v for k, v in r.items() if k != "annotation"} for r in records],
     }
-    write_text(out / "manifest.json", json.dumps(manifest, ensure_ascii=False, indent=1) + "\n")
-    return manifest
+    text = json.dumps(manifest, ensure_ascii=False, indent=1)
+    write_text(out / "manifest.json", text + "\n")
+    return json.loads(text)
 
 
 def _cut_path(cuts: Path, reference: Reference) -> Path:

@@ -1,0 +1,178 @@
+"""Composed data sets: the same whatever the number of workers, splits that do not share grains, labels that agree."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+from palyno.data.annotations.coco import read_coco
+from palyno.data.annotations.yolo import read_yolo
+from palyno.data.compose import Recipe, compose_dataset
+from palyno.data.references import choose_unknown, find_references, isolated_grains, read_fields, split_references
+from palyno.data.scene import SceneSettings
+from palyno.errors import InputError, UsageError
+
+PICTURES = Path(__file__).parent / "pictures" / "pollen73s"
+SMALL = SceneSettings(size=256, grain_px=(18, 90), largest_count=12)
+UNKNOWN = {"train": ("zea_mays",), "val": ("mimosa_pigra",), "test": ("tridax_procumbens",)}
+
+
+def recipe(**options):
+    scenes = {"train": 6, "val": 3, "test": 3}
+    given = {
+        "test_reference": PICTURES / "val",
+        "scenes": scenes,
+        "unknown": UNKNOWN,
+        "scene": SMALL,
+        "val_share": 0.25,
+    }
+    return Recipe(PICTURES / "train", **{**given, **options})
+
+
+@pytest.fixture(scope="module")
+def fields(tmp_path_factory):
+    """Two labelled fields of discs: one for training, one for testing."""
+    folder = tmp_path_factory.mktemp("fields")
+    (folder / "images").mkdir()
+    (folder / "labels").mkdir()
+    rng = np.random.default_rng(0)
+    for name in ("a", "b"):
+        picture = np.full((600, 800, 3), 235, np.uint8) + rng.integers(0, 5, (600, 800, 3), np.uint8)
+        rows = []
+        for x, y in ((100, 100), (300, 120), (500, 400), (700, 500), (150, 450)):
+            cv2.circle(picture, (x, y), 25, (70, 90, 140), -1, cv2.LINE_AA)
+            rows.append(f"0 {x / 800} {y / 600} {51 / 800} {51 / 600}\n")
+        cv2.imwrite(str(folder / "images" / f"{name}.png"), picture)
+        (folder / "labels" / f"{name}.txt").write_text("".join(rows))
+    (folder / "splits.csv").write_text("file,split\na.png,train\nb.png,test\n")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def composed(tmp_path_factory, fields):
+    out = tmp_path_factory.mktemp("composed") / "set"
+    made = recipe(fields=(fields,), labelled_fields=fields, field_splits=fields / "splits.csv", tile_repeats=2)
+    return out, compose_dataset(made, out)
+
+
+def test_two_workers_write_the_bytes_of_one(tmp_path):
+    for workers in (1, 2):
+        compose_dataset(recipe(scenes={"train": 4, "val": 1, "test": 0}), tmp_path / str(workers), workers=workers)
+    first, second = (
+        {
+            p.relative_to(tmp_path / w): p.read_bytes()
+            for p in sorted((tmp_path / w).rglob("*"))
+            if p.suffix in {".jpg", ".txt"}
+        }
+        for w in ("1", "2")
+    )
+    assert len(first) == 10
+    assert first == second
+
+
+def test_yolo_and_coco_say_the_same_boxes(composed):
+    out, manifest = composed
+    for split in ("train", "val", "test"):
+        yolo = {Path(i.image).name: i for i in read_yolo(out, split=split)}
+        coco = {i.image: i for i in read_coco(out / "annotations" / f"{split}.json")}
+        assert set(yolo) == set(coco)
+        assert len(yolo) == manifest["images"][split]
+        for name, image in coco.items():
+            assert yolo[name].labels == image.labels
+            np.testing.assert_allclose(yolo[name].boxes, image.boxes, atol=0.02)
+
+
+def test_grains_of_one_split_never_show_in_another(composed):
+    _, manifest = composed
+    sources = {
+        split: {g["source"] for s in manifest["scenes"] if s["split"] == split for g in s.get("grains", ())}
+        for split in ("train", "val", "test")
+    }
+    assert all(sources.values())
+    assert not sources["train"] & sources["val"]
+    # The two folders use the same file names, so only the taxa that both show could be confused; the paths differ.
+    assert not {s for s in sources["test"] if "@" in s} & sources["train"]
+
+
+def test_taxa_held_out_are_labelled_unknown_and_stay_in_their_split(composed):
+    _, manifest = composed
+    assert manifest["classes"][-1] == "unknown"
+    assert not {"Zea mays", "Mimosa pigra", "Tridax procumbens"} & set(manifest["classes"])
+    for scene in manifest["scenes"]:
+        for grain in scene.get("grains", ()):
+            held_out = [split for split, taxa in UNKNOWN.items() if grain["taxon"] in taxa]
+            assert (grain["label"] == "unknown") == bool(held_out)
+            assert held_out in ([], [scene["split"]])
+
+
+def test_tiles_of_labelled_fields_keep_every_whole_grain_once(composed):
+    out, manifest = composed
+    unscaled = [s for s in manifest["scenes"] if s.get("silver") and s["background"] == "b.png"]
+    assert {s["split"] for s in unscaled} == {"test"}
+    boxes = [b for i in read_coco(out / "annotations" / "test.json") for b in i.boxes if i.image.startswith("b_0_")]
+    whole = [b for b in boxes if np.allclose(b[2:] - b[:2], 51, atol=1)]
+    assert (
+        len(whole) == 3
+    )  # Two of the five are cut by the border of a tile.
+    assert "Oryza" in manifest["classes"]
+
+
+def test_the_manifest_tells_how_to_make_it_again(composed):
+    out, manifest = composed
+    stored = json.loads((out / "manifest.json").read_text())
+    assert stored == manifest
+    assert stored["recipe"]["seed"] == 0
+    assert stored["recipe"]["scene"]["size"] == 256
+    grain = next(g for s in stored["scenes"] for g in s.get("grains", ()))
+    assert {"source", "label", "taxon", "box", "visible", "angle", "scale", "focus"} <= set(grain)
+
+
+def test_unknown_taxa_are_alone_in_their_genus_and_differ_by_split():
+    taxa = sorted({r.taxon for r in find_references(PICTURES / "train")})
+    chosen = choose_unknown(taxa, seed=0)
+    flat = [t for part in chosen.values() for t in part]
+    assert len(flat) == len(set(flat)) >= 3
+    assert not {"serjania_erecta", "serjania_sp"} & set(flat)
+
+
+def test_references_are_split_by_taxon_and_no_picture_is_in_both():
+    references = find_references(PICTURES / "train")
+    train, val = split_references(references, 0.25, seed=1)
+    assert {r.taxon for r in train} == {r.taxon for r in val}
+    assert not set(train) & set(val)
+    assert len(train) + len(val) == len(references)
+
+
+def test_isolated_grains_are_whole_and_alone(fields):
+    field = read_fields(fields, all_marked=False)[0]
+    found = isolated_grains(field, fields / "images" / "a.png", "Oryza", limit=10, seed=0)
+    assert len(found) == 5
+    crowded = type(field)(field.name, field.picture, np.array([[50, 50, 100, 100], [90, 60, 140, 110]], np.float32))
+    assert not isolated_grains(crowded, fields / "images" / "a.png", "Oryza", limit=10, seed=0)
+
+
+@pytest.mark.parametrize(
+    ("change", "error", "says"),
+    [
+        ({"reference": PICTURES / "nowhere"}, InputError, "does not exist"),
+        ({"unknown": {"train": ("no_such",), "val": (), "test": ()}}, UsageError, "no_such"),
+        ({"scenes": {"train": 0, "val": 0, "test": 0}}, InputError, "nothing was composed"),
+    ],
+)
+def test_what_cannot_be_composed_is_refused(tmp_path, change, error, says):
+    options = dict(change)
+    reference = options.pop("reference", PICTURES / "train")
+    with pytest.raises(error, match=says):
+        compose_dataset(
+            Recipe(reference, unknown=options.pop("unknown", UNKNOWN), scene=SMALL, **options), tmp_path / "out"
+        )
+
+
+def test_a_folder_that_holds_files_is_not_written_into(tmp_path):
+    (tmp_path / "mine.txt").write_text("keep")
+    with pytest.raises(UsageError, match="new or empty"):
+        compose_dataset(recipe(), tmp_path)
+    assert (tmp_path / "mine.txt").read_text() == "keep"
