@@ -5,6 +5,7 @@ Patches come from real fields where no grain lies, or are synthesised from the c
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import cv2
@@ -56,7 +57,7 @@ def clean_windows(field: Field, side: int, step: int | None = None) -> np.ndarra
     return corners[free]
 
 
-def window_of(field: Field, corner: np.ndarray, side: int, size: int) -> np.ndarray:
+def window_of(field: Field, corner: Sequence[int] | np.ndarray, side: int, size: int) -> np.ndarray:
     """One window as light, float32, shape (size, size, 3), in [0, 255], resized to `size` pixels."""
     x, y = (int(v) for v in corner)
     window = field.picture[y : y + side, x : x + side].astype(np.float32)
@@ -112,7 +113,8 @@ def _touches(corners: np.ndarray, side: int, boxes: np.ndarray, margin: int) -> 
     if not len(boxes):
         return np.zeros(len(corners), bool)
     low, high = corners[:, None, :] - margin, corners[:, None, :] + side + margin
-    return ((boxes[None, :, :2] < high) & (boxes[None, :, 2:] > low)).all(-1).any(1)
+    meets = (boxes[None, :, :2] < high) & (boxes[None, :, 2:] > low)
+    return np.any(np.all(meets, axis=-1), axis=1)
 
 
 def _touches_mask(corners: np.ndarray, side: int, mask: np.ndarray) -> np.ndarray:

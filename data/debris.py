@@ -22,8 +22,8 @@ def draw_debris(rng: np.random.Generator, side: int) -> np.ndarray:
     Returns:
         Transmission, float32, shape (side, side, 3).
     """
-    kind = rng.choice([fibre, bubble, diatom, dust, tissue, crystal], p=[0.22, 0.14, 0.2, 0.18, 0.2, 0.06])
-    density = kind(rng, side)
+    kinds = (fibre, bubble, diatom, dust, tissue, crystal)
+    density = kinds[int(rng.choice(len(kinds), p=[0.22, 0.14, 0.2, 0.18, 0.2, 0.06]))](rng, side)
     blur = rng.choice([rng.uniform(0.4, 1.2), rng.uniform(1.5, 5.0)], p=[0.65, 0.35])
     density = cv2.GaussianBlur(density, (0, 0), blur)
     return np.exp(-np.clip(density, -0.35, 4.0))

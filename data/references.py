@@ -157,7 +157,8 @@ def isolated_grains(field: Field, path: Path, taxon: str, limit: int, seed: int)
         touches = ((others[:, :2] < window[2:]) & (others[:, 2:] > window[:2])).all(1).any()
         inside = (window[:2] >= 0).all() and window[2] <= width and window[3] <= height
         if inside and not touches and max(x2 - x1, y2 - y1) >= 30:
-            found.append(Reference(path, taxon, tuple(round(float(v)) for v in window)))
+            left, top, right, bottom = (round(float(v)) for v in window)
+            found.append(Reference(path, taxon, (left, top, right, bottom)))
     return sorted(found, key=lambda r: _order(seed, r.name))[:limit]
 
 

@@ -147,12 +147,12 @@ def compose_scene(
     through *= occluder
     kept = [(g, _visible_part(mask, opaque), mask.sum()) for g, mask in layers]
     grains, masks = [], []
-    for grain, mask, whole in kept:
-        visible = grain.visible * float(mask.sum()) / max(float(whole), 1e-6)
+    for placed, mask, whole in kept:
+        visible = placed.visible * float(mask.sum()) / max(float(whole), 1e-6)
         x1, y1, x2, y2 = mask_extent(mask)
         if visible < _LEAST_VISIBLE or min(x2 - x1, y2 - y1) < 6:
             continue
-        grains.append(PlacedGrain(**{**grain.__dict__, "box": (x1, y1, x2, y2), "visible": round(visible, 4)}))
+        grains.append(PlacedGrain(**{**placed.__dict__, "box": (x1, y1, x2, y2), "visible": round(visible, 4)}))
         masks.append(mask)
     picture = _camera(rng, light * through)
     return Scene(picture, grains, background, masks if keep_masks else [])
@@ -182,7 +182,7 @@ class _StainJitter:
 
 def _vary_light(rng: np.random.Generator, light: np.ndarray) -> np.ndarray:
     """Turns, mirrors and relights a real background."""
-    light = np.rot90(light, rng.integers(4))
+    light = np.rot90(light, int(rng.integers(4)))
     if rng.random() < 0.5:
         light = light[:, ::-1]
     if rng.random() < 0.7:

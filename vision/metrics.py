@@ -124,7 +124,7 @@ def count_quality(truth: Sequence[LabelledImage], found: Sequence[LabelledImage]
     """
     hits, errors, n_true, n_found = 0, [], 0, 0
     for true, seen in zip(truth, found, strict=True):
-        confidence = np.ones(len(seen)) if seen.confidence is None else seen.confidence
+        confidence = _scores(seen)
         keep = confidence >= conf
         hits += int((match(true.boxes, seen.boxes[keep], confidence[keep]) >= 0).sum())
         n_true += len(true)
@@ -162,9 +162,13 @@ def _rows(found: Sequence[LabelledImage], classes: Sequence[str]) -> list[Mappin
     return [
         {"image_id": i, "category_id": index[label], "bbox": _xywh(box), "score": float(score)}
         for i, image in enumerate(found, 1)
-        for box, label, score in zip(image.boxes.tolist(), image.labels, image.confidence, strict=True)
+        for box, label, score in zip(image.boxes.tolist(), image.labels, _scores(image), strict=True)
         if label in index
     ]
+
+
+def _scores(image: LabelledImage) -> np.ndarray:
+    return np.ones(len(image)) if image.confidence is None else image.confidence
 
 
 def _xywh(box: Sequence[float]) -> list[float]:

@@ -167,7 +167,8 @@ class SlideResult:
         Args:
             keep: Boolean mask of N, or indices.
         """
-        indices = np.arange(len(self))[np.asarray(keep)] if len(self) else np.empty(0, int)
+        chosen = np.asarray(keep)
+        indices = np.arange(len(self))[chosen if chosen.size else chosen.astype(int)]
         return replace(
             self,
             boxes=self.boxes[indices].copy(),

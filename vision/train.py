@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import os
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -37,6 +38,8 @@ class TrainSettings:
         edge: Edge prior of HieraEdgeNet's blocks; the table's if None.
         gate: Frequency gate of its omni-kernel; the table's if None.
         validate_every: Epochs between validations; the last ten epochs are all validated.
+        naming_threshold: Share of its confidence that a name must have, see `palyno.vision.naming`; to be chosen on
+            validation data.
         deterministic: Bitwise repeatable on one machine, and slower.
         cache: Keep the decoded images in memory.
     """
@@ -56,6 +59,7 @@ class TrainSettings:
     edge: str | None = None
     gate: str | None = None
     validate_every: int = 1
+    naming_threshold: float = 0.5
     deterministic: bool = False
     cache: bool = False
 
@@ -104,8 +108,8 @@ def train(settings: TrainSettings, *, resume: bool = False) -> Path:
         (run / "recipe.json").write_text(recipe + "\n", encoding="utf-8")
     yolo.add_callback("on_train_epoch_start", _validate_when_due(settings.validate_every))
     yolo.train(**arguments)
-    trainer = yolo.trainer
-    return export_checkpoint(run / "weights" / "best.pt", run, settings, metrics=dict(trainer.metrics or {}))
+    metrics = dict(getattr(yolo.trainer, "metrics", None) or {})
+    return export_checkpoint(run / "weights" / "best.pt", run, settings, metrics=metrics)
 
 
 def export_checkpoint(checkpoint: Path, out: Path, settings: TrainSettings, metrics: dict[str, Any]) -> Path:
@@ -134,7 +138,7 @@ def export_checkpoint(checkpoint: Path, out: Path, settings: TrainSettings, metr
         classes=names,
         config=model.yaml,
         imgsz=settings.imgsz,
-        naming_threshold=0.5,
+        naming_threshold=settings.naming_threshold,
         max_grain_px=_largest_grain(settings.data, settings.imgsz),
         training=training,
     )
@@ -187,7 +191,7 @@ def _arguments(settings: TrainSettings) -> dict[str, Any]:
     }
 
 
-def _validate_when_due(every: int):
+def _validate_when_due(every: int) -> Callable[[Any], None]:
     """A callback that validates every few epochs, and in all of the last ones, where the best checkpoint falls."""
 
     def on_train_epoch_start(trainer: Any) -> None:
@@ -212,7 +216,7 @@ def _class_names(data: Path) -> tuple[str, ...]:
 
 
 def _largest_grain(data: Path, imgsz: int) -> int:
-    """The longer side in pixels that 95 % of the training boxes do not exceed.
+    """The longer side in pixels that nine in ten training boxes do not exceed.
 
     Tiles overlap by this much at first; a slide with larger grains is read again with more.
     """
@@ -224,7 +228,7 @@ def _largest_grain(data: Path, imgsz: int) -> int:
         for _, _, _, w, h in (line.split()[:5] for line in path.read_text().splitlines())
     ]
     sides.sort()
-    return math.ceil(sides[int(0.95 * (len(sides) - 1))] * imgsz) if sides else imgsz // 4
+    return math.ceil(sides[int(0.9 * (len(sides) - 1))] * imgsz) if sides else imgsz // 4
 
 
 def _has_cuda(device: str) -> bool:

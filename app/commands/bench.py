@@ -61,6 +61,32 @@ def detect(
         _show(figures)
 
 
+@bench.command()
+@click.argument("reference", type=click.Path(exists=True, file_okay=False, path_type=Path))
+@click.option("--scenes", default=150, show_default=True, type=click.IntRange(20), help="Scenes to compose.")
+@click.option("--seed", default=0, show_default=True, type=click.IntRange(0))
+@click.option("--workers", default=1, show_default=True, type=click.IntRange(1), help="Processes.")
+@shared.as_json
+def compose(reference: Path, scenes: int, seed: int, workers: int, as_json: bool) -> None:
+    """Ask whether composed scenes give their grains away.
+
+    Composes scenes from REFERENCE (one folder of single-grain pictures a taxon) with and without their grains, and
+    trains a classifier on the rings around the grains. An AUC of 0.5 is chance.
+    """
+    from ..bench_compose import bench_compose
+
+    rows = bench_compose(reference, scenes=scenes, seed=seed, workers=workers)
+    if as_json:
+        click.echo(json.dumps(rows))
+        return
+    click.echo("ring (px outside the outline)   rings   AUC of a grain being there   taxon right   by chance")
+    for row in rows:
+        click.echo(
+            f"{row['inner']:>3} to {row['inner'] + row['width']:<3} {row['rings']:>28} {row['presence_auc']:>18.3f} "
+            f"{row['taxon_accuracy']:>22.1%} {row['taxon_chance']:>11.1%}"
+        )
+
+
 def _show(figures: dict[str, Any]) -> None:
     """One line a method with its numbers; the whole document where it has no such lines."""
     from rich.console import Console

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import click
 
@@ -53,7 +54,7 @@ def compose(
     stain_jitter: float,
     workers: int,
     as_json: bool,
-    **options,
+    **options: Any,
 ) -> None:
     """Compose a data set from REFERENCE, a folder with one folder of single-grain pictures a taxon.
 

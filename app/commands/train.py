@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import click
 
@@ -25,10 +26,17 @@ import click
 )
 @click.option("--gate", type=click.Choice(["published", "none"]), help="Frequency gate; the model's if not given.")
 @click.option("--validate-every", default=1, show_default=True, type=int, help="Epochs between validations.")
+@click.option(
+    "--naming-threshold",
+    default=0.5,
+    show_default=True,
+    type=click.FloatRange(0, 1, min_open=True),
+    help="Share of its confidence that a name must have, else a coarser name or unknown is given.",
+)
 @click.option("--deterministic", is_flag=True, help="Bitwise repeatable on one machine, and slower.")
 @click.option("--cache", is_flag=True, help="Keep the decoded images in memory.")
 @click.option("--resume", is_flag=True, help="Go on with your own unfinished run in --out.")
-def train(resume: bool, **options) -> None:
+def train(resume: bool, **options: Any) -> None:
     """Train on DATA, the data.yaml of a YOLO data set such as `palyno compose` writes.
 
     The best checkpoint by validation mAP50-95 becomes OUT/NAME.safetensors, which every command takes as --model.

@@ -114,9 +114,7 @@ def test_tiles_of_labelled_fields_keep_every_whole_grain_once(composed):
     assert {s["split"] for s in unscaled} == {"test"}
     boxes = [b for i in read_coco(out / "annotations" / "test.json") for b in i.boxes if i.image.startswith("b_0_")]
     whole = [b for b in boxes if np.allclose(b[2:] - b[:2], 51, atol=1)]
-    assert (
-        len(whole) == 3
-    )  # Two of the five are cut by the border of a tile.
+    assert len(whole) == 3  # Two of the five are cut by the border of a tile.
     assert "Oryza" in manifest["classes"]
 
 
