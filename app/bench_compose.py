@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict
-from functools import partial
+from functools import cache, partial
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
@@ -72,9 +72,15 @@ def _pair(index: int, *, references: list[Reference], seed: int) -> tuple[Scene,
 def _pick(references: list[Reference], rng: np.random.Generator) -> tuple[str, str, str, CutGrain, float]:
     while True:
         one = references[int(rng.integers(len(references)))]
-        picture = read_picture(one.path)
-        try:
-            cut = cut_grain(shrink(picture, _CUT_PX))
-        except InputError:
-            continue
-        return one.name, one.taxon, one.taxon, cut, float(one.native_px or max(picture.shape[:2]))
+        if (cut := _cut(one)) is not None:
+            return one.name, one.taxon, one.taxon, cut[0], cut[1]
+
+
+@cache
+def _cut(reference: Reference) -> tuple[CutGrain, float] | None:
+    picture = read_picture(reference.path)
+    try:
+        cut = cut_grain(shrink(picture, _CUT_PX))
+    except InputError:
+        return None
+    return cut, float(reference.native_px or max(picture.shape[:2]))

@@ -18,8 +18,9 @@ from .results import SlideResult
 
 __all__ = ["read_split", "validate"]
 
-# Average precision follows the ranking down to where next to nothing is right.
-_LOWEST = 0.01
+# Average precision follows the ranking down to where next to nothing is right. Lower still, the many classes' traces add
+# up to a trace of a grain at every anchor.
+_LOWEST = 0.05
 
 
 def read_split(data: Path, split: str) -> tuple[list[Path], list[LabelledImage]]:

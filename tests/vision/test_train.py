@@ -1,0 +1,94 @@
+"""Training: from composed scenes to weights that `load` takes, and what is refused before a step is taken."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import palyno
+import pytest
+from palyno.data.compose import Recipe, compose_dataset
+from palyno.data.scene import SceneSettings
+from palyno.errors import InputError, UsageError
+from palyno.vision.train import TrainSettings, train
+from palyno.vision.validate import read_split, validate
+
+PICTURES = Path(__file__).parent.parent / "data" / "pictures" / "pollen73s"
+
+
+@pytest.fixture(scope="module")
+def scenes(tmp_path_factory):
+    out = tmp_path_factory.mktemp("train") / "scenes"
+    scene = SceneSettings(size=128, grain_px=(20, 60), largest_count=4)
+    unknown = {"train": ("zea_mays",), "val": (), "test": ()}
+    compose_dataset(
+        Recipe(PICTURES / "train", scenes={"train": 6, "val": 2, "test": 0}, unknown=unknown, scene=scene), out
+    )
+    return out
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory, scenes):
+    """One epoch on six small scenes."""
+    out = tmp_path_factory.mktemp("run") / "run"
+    settings = TrainSettings(
+        scenes / "data.yaml", out, name="tiny", epochs=1, batch=3, imgsz=128, device="cpu", workers=0, gate="none"
+    )
+    return settings, train(settings)
+
+
+def test_training_ends_in_weights_that_load_and_detect(run, scenes):
+    settings, weights = run
+    assert weights == settings.out / "tiny.safetensors"
+    detector = palyno.load(weights, device="cpu")
+    names = json.loads((scenes / "manifest.json").read_text())["classes"]
+    assert detector.classes == tuple(names)
+    assert detector.metadata.config["options"]["gate"] == "none"
+    images, truth = read_split(scenes / "data.yaml", "val")
+    report = validate(detector, images, truth, tile=128)
+    assert report["counts"]["true"] == sum(len(t) for t in truth) > 0
+    assert 0 <= report["mAP50-95"] <= report["mAP50"] <= 1
+
+
+def test_the_recipe_is_stored_with_the_weights_and_names_no_path(run):
+    settings, weights = run
+    training = palyno.load(weights, device="cpu").metadata.training
+    assert training["seed"] == 0
+    assert training["recipe"]["epochs"] == 1
+    assert str(settings.out) not in json.dumps(dict(training))
+
+
+def test_a_run_is_not_written_over_and_a_finished_one_is_not_lost(run):
+    settings, weights = run
+    before = weights.read_bytes()
+    with pytest.raises(UsageError, match="--resume"):
+        train(settings)
+    assert weights.read_bytes() == before
+
+
+def test_there_must_be_something_to_resume(scenes, tmp_path):
+    with pytest.raises(UsageError, match="unfinished run"):
+        train(TrainSettings(scenes / "data.yaml", tmp_path / "none"), resume=True)
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        ({"epochs": 0}, "epochs"),
+        ({"imgsz": 100}, "multiple of 32"),
+        ({"batch": 0}, "batch"),
+        ({"workers": -1}, "workers"),
+    ],
+)
+def test_settings_that_cannot_be_meant_are_refused(change, says, tmp_path):
+    with pytest.raises(UsageError, match=says):
+        TrainSettings(tmp_path / "data.yaml", tmp_path / "out", **change)
+
+
+def test_a_missing_data_set_and_one_without_names_are_refused(tmp_path):
+    with pytest.raises(InputError, match="no such file"):
+        train(TrainSettings(tmp_path / "data.yaml", tmp_path / "out"))
+    (tmp_path / "data.yaml").write_text("train: a\n")
+    with pytest.raises(InputError, match="names, train and val"):
+        train(TrainSettings(tmp_path / "data.yaml", tmp_path / "out"))
+    assert not (tmp_path / "out").exists()
