@@ -42,7 +42,8 @@ def test_rows_sum_up_and_errors_of_count_do_not_cancel(labelled, monkeypatch):
     images, labels = labelled
     one, three = [[0, 0, 10, 10]], [[0, 0, 10, 10], [20, 0, 30, 10], [50, 50, 60, 60]]
     found = [{"boxes": b, "scores": [0.9] * len(b), "seconds": 1.5} for b in (one, three)]
-    monkeypatch.setattr(bench, "_in_own_process", lambda task: {"slides": found, "peak_mib": 7, "peak_gpu_mib": None})
+    cost = {"threads": 2, "peak_mib": 7, "peak_gpu_mib": None}
+    monkeypatch.setattr(bench, "_in_own_process", lambda task: {"slides": found, **cost})
     figures = bench_detect(images, labels, methods=["palyno"])
     assert figures["methods"] == [
         {
@@ -53,8 +54,7 @@ def test_rows_sum_up_and_errors_of_count_do_not_cancel(labelled, monkeypatch):
             "precision": 0.75,
             "recall": 0.75,
             "seconds": 3.0,
-            "peak_mib": 7,
-            "peak_gpu_mib": None,
+            **cost,
         }
     ]
     assert [slide["matched"] for slide in figures["slides"]] == [1, 2]
