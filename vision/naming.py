@@ -5,9 +5,10 @@ group of classes is right is then `1 - prod(1 - p)`. Over all classes that is th
 all, the box's *confidence*. A taxon's share of it, `group / confidence`, is how sure the name is, given a grain: it
 does not fall when a grain is merely faint or cut, as the probabilities themselves do.
 
-The name is the first of species, genus, family whose share reaches the threshold, else `unknown`. A coarser group holds
-the finer one, so its share is never smaller, and larger only where further classes add to it: a species never gives way
-to a genus of which it is the only class.
+The name is the first of species, genus, family whose share reaches the threshold and that no class outside it is
+likelier than, else `unknown`. A class stands at its own rank: `Poaceae sp.` with the families, `unknown` last. So
+asking for more certainty never gives a finer name. A coarser group holds the finer one, so its share is never smaller, and
+larger only where further classes add to it: a species never gives way to a genus of which it is the only class.
 """
 
 from __future__ import annotations
@@ -66,8 +67,13 @@ class Namer:
         # Equal probabilities are settled by name, so that the order of the classes does not matter.
         self._order = np.argsort(np.array(classes, object), kind="stable")
         self._classes = [classes[i] for i in self._order]
-        self._ranks = [_rank(name) for name in self._classes]
-        self._groups = [(rank, _groups(self._classes, rank)) for rank in ("genus", "family")]
+        ranks = [_rank(name) for name in self._classes]
+        # Finest first; at one rank a class of its own goes before a group.
+        self._steps: list[tuple[str, dict[str, list[int]]]] = []
+        for rank in ("species", "genus", "family", "unknown"):
+            singles = {name: [i] for i, name in enumerate(self._classes) if ranks[i] == rank}
+            groups = _groups(self._classes, rank) if rank in ("genus", "family") else {}
+            self._steps += [(rank, taxa) for taxa in (singles, groups) if taxa]
         self._threshold = threshold
 
     def names(self, probabilities: np.ndarray) -> list[Name]:
@@ -82,20 +88,18 @@ class Namer:
         p = np.asarray(probabilities, np.float64).reshape(-1, len(self._classes))[:, self._order]
         # A share of exactly the threshold must not fail by the rounding of a division.
         least = self._threshold * at_least_one(p) - 1e-9
-        best = p.argmax(1)
-        taxa = [self._classes[i] for i in best]
-        ranks = [self._ranks[i] for i in best]
-        own = p.max(1, initial=0)
-        named = own >= least
-        for rank, groups in self._groups:
-            if named.all() or not groups:
-                continue
+        taxa, ranks, own = [UNKNOWN] * len(p), ["unknown"] * len(p), np.zeros(len(p))
+        named = np.zeros(len(p), bool)
+        for rank, groups in self._steps:
+            if named.all():
+                break
             joint = np.stack([at_least_one(p[:, columns]) for columns in groups.values()], 1)
+            outside = np.stack([np.delete(p, columns, 1).max(1, initial=0) for columns in groups.values()], 1)
             names, top = list(groups), joint.argmax(1)
-            for i in np.flatnonzero(~named & (joint.max(1) >= least)):
+            rows = np.arange(len(p))
+            sure = (joint[rows, top] >= least) & (joint[rows, top] >= outside[rows, top] - 1e-9)
+            for i in np.flatnonzero(~named & sure):
                 taxa[i], ranks[i], own[i], named[i] = names[top[i]], rank, joint[i, top[i]], True
-        for i in np.flatnonzero(~named):
-            taxa[i], ranks[i], own[i] = UNKNOWN, "unknown", 0.0
         likeliest = np.argsort(-p, 1, kind="stable")[:, :CANDIDATES]
         return [self._name(taxa[i], ranks[i], float(own[i]), likeliest[i], p[i]) for i in range(len(p))]
 
