@@ -7,8 +7,8 @@ does not fall when a grain is merely faint or cut, as the probabilities themselv
 
 The name is the first of species, genus, family whose share reaches the threshold and that no class outside it is
 likelier than, else `unknown`. A class stands at its own rank: `Poaceae sp.` with the families, `unknown` last. So
-asking for more certainty never gives a finer name. A coarser group holds the finer one, so its share is never smaller, and
-larger only where further classes add to it: a species never gives way to a genus of which it is the only class.
+asking for more certainty never gives a finer name. A coarser group holds the finer one, so its share is never smaller,
+and larger only where further classes add to it: a species never gives way to a genus of which it is the only class.
 """
 
 from __future__ import annotations

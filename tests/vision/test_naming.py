@@ -47,7 +47,8 @@ def test_at_least_one_of_two_even_chances():
         # 0.64 for the genus is more than 0.5 for `unknown`, but 0.51 is less than 0.6.
         ({"serjania": 0.4, "unknown": 0.5}, "Serjania", "genus"),
         ({"serjania": 0.3, "unknown": 0.6}, "unknown", "unknown"),
-        # No two of them related, and equal: the finer rank, then the alphabet. 0.5 / 0.875 = 0.571 for each, but 0.3 / 0.657 = 0.457.
+        # No two of them related, and equal: the finer rank, then the alphabet.
+        # 0.5 / 0.875 = 0.571 for each, but 0.3 / 0.657 = 0.457.
         ({"serjania e": 0.5, "qualea": 0.5, "eucalyptus": 0.5}, "Qualea multiflora", "species"),
         ({"serjania e": 0.3, "qualea": 0.3, "eucalyptus": 0.3}, "unknown", "unknown"),
     ],
