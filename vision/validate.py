@@ -18,8 +18,8 @@ from .results import SlideResult
 
 __all__ = ["read_split", "validate"]
 
-# Average precision follows the ranking down to where next to nothing is right. Lower still, the many classes' traces add
-# up to a trace of a grain at every anchor.
+# Average precision follows the ranking down to where next to nothing is right. Lower still, the traces of many classes
+# add up to a trace of a grain at every anchor.
 _LOWEST = 0.05
 
 
