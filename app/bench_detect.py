@@ -50,7 +50,8 @@ def bench_detect(
 
     Args:
         images: Images that each method can decode whole.
-        labels: Folder with a YOLO label file `STEM.txt` for each image; None compares counts and cost alone.
+        labels: Folder with a YOLO label file `STEM.txt` for each image, or a COCO file that has them all; None compares
+            counts and cost alone.
         model: Name of a model, or a weights file.
         device: Where all of them run.
         conf: Least confidence. For palyno that there is a grain, for the others that it is of its likeliest class.
@@ -101,15 +102,9 @@ def match(boxes: np.ndarray, scores: np.ndarray, truth: np.ndarray, iou: float =
         truth: `xyxy`, (M, 4).
         iou: Least intersection over union of a match.
     """
-    from ..vision.tiles import iou_matrix
+    from ..vision.metrics import match as partners
 
-    overlap = iou_matrix(boxes, truth)
-    matched = 0
-    for i in np.argsort(-scores, kind="stable"):
-        if overlap.shape[1] and overlap[i].max() >= iou:
-            matched += 1
-            overlap[:, overlap[i].argmax()] = -1
-    return matched
+    return int((partners(truth, boxes, scores, iou) >= 0).sum())
 
 
 def _row(method: str, figures: Sequence[dict[str, Any]]) -> dict[str, Any]:
@@ -127,9 +122,15 @@ def _row(method: str, figures: Sequence[dict[str, Any]]) -> dict[str, Any]:
 
 
 def _truth(image: Path, labels: Path) -> np.ndarray:
+    from ..data.annotations.coco import read_coco
     from ..data.annotations.yolo import read_label_file
     from ..data.slides import open_slide
 
+    if labels.is_file():
+        boxes = {Path(one.image).name: one.boxes for one in read_coco(labels)}
+        if image.name not in boxes:
+            raise UsageError(f"{labels}: expected boxes of {image.name}, found those of {', '.join(sorted(boxes))}")
+        return boxes[image.name]
     with open_slide(image) as slide:
         width, height = slide.width, slide.height
     # Whatever the classes are called and however many there are.

@@ -22,8 +22,8 @@ def bench() -> None:
 @click.argument("images", nargs=-1, required=True, type=click.Path(exists=True, path_type=Path))
 @click.option(
     "--labels",
-    type=click.Path(exists=True, file_okay=False, path_type=Path),
-    help="Folder of YOLO label files, one an image, to score against.",
+    type=click.Path(exists=True, path_type=Path),
+    help="Folder of YOLO label files, one an image, or a COCO file, to score against.",
 )
 @shared.model
 @shared.device

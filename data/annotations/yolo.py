@@ -11,7 +11,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from ...errors import AnnotationError, UsageError
+from ...errors import AnnotationError, SlideError, UsageError
 from ..atomic import refuse_existing, write_text
 from . import LabelledImage
 from .names import slide_stems
@@ -22,7 +22,6 @@ __all__ = ["label_lines", "read_label_file", "read_yolo", "write_yolo"]
 # Shares may stick out of the image by this much, as they do when rounded or drawn by hand; more is not a share.
 _SLACK = 0.01
 _PICTURES = (".bmp", ".jp2", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")
-_PICTURE_FORMATS = ("BMP", "JPEG", "JPEG2000", "PNG", "TIFF", "WEBP")
 
 
 def write_yolo(
@@ -230,15 +229,13 @@ def _find_pictures(entry: Path, root: Path) -> list[Path]:
 
 def _picture_size(path: Path) -> tuple[int, int]:
     """Width and height as the picture is shown, which is what labels refer to; pixels are not decoded."""
-    from PIL import Image
+    from ..slides import open_slide
 
     try:
-        with Image.open(path, formats=_PICTURE_FORMATS) as picture:
-            width, height = picture.size
-            turned = picture.getexif().get(0x0112, 1) in (5, 6, 7, 8)
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+        with open_slide(path) as picture:
+            return picture.width, picture.height
+    except SlideError as error:
         raise AnnotationError(f"{path}: the labels need the picture's size, and it cannot be read: {error}") from error
-    return (height, width) if turned else (width, height)
 
 
 def _read_config(path: Path) -> dict[str, Any]:

@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+from functools import partial
 from importlib import import_module
 from pathlib import Path
 
@@ -175,7 +176,10 @@ def test_an_interrupted_job_exits_with_130_and_goes_on(job, written, slides, tmp
     )
     out = tmp_path / "out"
     command = [sys.executable, "-c", code, "detect", str(slides), "--out", str(out)]
-    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env={**os.environ, "NO_COLOR": "1"})
+    # A suite that runs in the background of a shell has SIGINT ignored, and so would its children.
+    default = partial(signal.signal, signal.SIGINT, signal.SIG_DFL)
+    environment = {**os.environ, "NO_COLOR": "1"}
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=environment, preexec_fn=default)
     deadline = time.monotonic() + 30
     while not (out / ".palyno" / "key.json").exists() and time.monotonic() < deadline:
         time.sleep(0.02)

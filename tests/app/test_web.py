@@ -17,6 +17,7 @@ import numpy as np
 import pytest
 from palyno.app.web import view
 from palyno.app.web.session import LOWEST, Session, Sessions
+from palyno.data.slides import open_slide
 from palyno.errors import SlideError, UsageError
 from palyno.vision.results import Provenance, SlideResult
 from PIL import Image
@@ -36,9 +37,9 @@ class Detector:
     def detect(self, path, *, conf, um_per_px=None, name=None, on_tile=None):
         self.calls.append((name, conf, um_per_px))
         try:
-            with Image.open(path) as image:
-                width, height = image.size
-        except OSError as error:
+            with open_slide(path) as image:
+                width, height = image.width, image.height
+        except SlideError as error:
             raise SlideError(f"{path}: expected an image, got <b>text</b>") from error
         for tile in range(4):
             self.gate.wait(20)
