@@ -107,4 +107,4 @@ def _show(figures: dict[str, Any]) -> None:
     for row in rows:
         values = (row.get(column) for column in columns)
         table.add_row(*("" if v is None else f"{v:.3g}" if isinstance(v, float) else str(v) for v in values))
-    Console().print(table)
+    Console(width=None if sys.stdout.isatty() else 140).print(table)
