@@ -85,3 +85,12 @@ def test_the_three_methods_on_a_real_field_of_more_than_300_grains(samples, ship
     assert tuple(found) == METHODS
     assert found["ultralytics"] <= 300 < found["palyno"]
     assert all(row["seconds"] > 0 and row["peak_mib"] > 100 for row in figures["methods"])
+
+
+def test_truth_is_read_from_a_coco_file_too(samples):
+    from palyno.app.bench_detect import _truth
+
+    assert len(_truth(samples / "composed.jpg", samples / "truth.json")) == 22
+    assert len(_truth(samples / "rice_dense.jpg", samples / "truth.json")) == 717
+    with pytest.raises(UsageError, match=r"expected boxes of peat\.jpg"):
+        _truth(samples / "peat.jpg", samples / "truth.json")

@@ -1,0 +1,60 @@
+"""The model that ships, on the sample slides: more grains than the usual cap, and counts that tiles do not change."""
+
+from __future__ import annotations
+
+import json
+
+import palyno
+import pytest
+from palyno.data.annotations.coco import read_coco
+from palyno.vision.metrics import count_quality
+
+
+@pytest.fixture(scope="module")
+def detector(shipped_model):
+    return palyno.load("hieraedge-n", device="cpu")
+
+
+@pytest.fixture(scope="module")
+def truth(samples):
+    return {image.image: image for image in read_coco(samples / "truth.json")}
+
+
+def test_a_composed_scene_is_counted_and_named(detector, samples, truth):
+    result = detector.detect(samples / "composed.jpg")
+    quality = count_quality([truth["composed.jpg"]], [result.to_annotations()])
+    assert quality.precision >= 0.95
+    assert quality.recall >= 0.9
+    right = set(result.taxa) & set(truth["composed.jpg"].labels)
+    assert len(right) >= 12
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["rice_dense.jpg", "rice_sparse.jpg"])
+def test_counts_do_not_depend_on_tiles_and_batches(detector, samples, truth, name):
+    found = {tile: detector.detect(samples / name, tile=tile) for tile in (640, 960, 1280)}
+    count = len(found[640])
+    assert count_quality([truth[name]], [found[640].to_annotations()]).recall > 0.98
+    # The network itself sees more around a grain in a larger tile: half a percent, or one grain.
+    assert all(abs(len(result) - count) <= max(1, 0.005 * count) for result in found.values())
+    for batch in (1, 7):
+        again = detector.detect(samples / name, batch=batch)
+        assert len(again) == count
+        assert abs(again.boxes - found[640].boxes).max() < 0.5
+
+
+@pytest.mark.slow
+def test_a_dense_field_is_not_capped(detector, samples):
+    assert len(detector.detect(samples / "rice_dense.jpg")) > 700
+
+
+def test_the_lock_names_the_file_that_ships(shipped_model):
+    import hashlib
+
+    from palyno.vision.weights import LOCK
+
+    entry = json.loads(LOCK.read_text())["models"]["hieraedge-n"]
+    data = (LOCK.parent / entry["file"]).read_bytes()
+    assert (hashlib.sha256(data).hexdigest(), len(data)) == (entry["sha256"], entry["bytes"])
+    assert len(data) < 16 * 2**20
+    assert (LOCK.parent / "hieraedge-n.md").is_file()
