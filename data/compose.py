@@ -23,6 +23,7 @@ import numpy as np
 from .. import __version__
 from ..errors import InputError, UsageError
 from .annotations import LabelledImage
+from .annotations.yolo import label_lines
 from .atomic import write_text
 from .backgrounds import Field, clean_windows, window_of
 from .grains import CutGrain, cut_grain
@@ -281,14 +282,8 @@ class _Writer:
     def _write(self, split: str, picture: np.ndarray, annotation: LabelledImage, quality: int) -> dict:
         path = self.out / "images" / split / annotation.image
         cv2.imwrite(str(path), picture[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, quality])
-        size = np.array([annotation.width, annotation.height] * 2, np.float32)
-        boxes = annotation.boxes / size
-        centres = np.concatenate([(boxes[:, :2] + boxes[:, 2:]) / 2, boxes[:, 2:] - boxes[:, :2]], axis=1)
-        rows = [
-            f"{self.classes.index(label)} " + " ".join(f"{v:.6f}" for v in row)
-            for label, row in zip(annotation.labels, centres, strict=True)
-        ]
-        (self.out / "labels" / split / f"{path.stem}.txt").write_text("".join(f"{row}\n" for row in rows))
+        label = self.out / "labels" / split / f"{path.stem}.txt"
+        label.write_text(label_lines(annotation, self.classes))
         return {"split": split, "image": annotation.image, "annotation": annotation}
 
 
