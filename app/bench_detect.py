@@ -123,7 +123,7 @@ def _row(method: str, figures: Sequence[dict[str, Any]]) -> dict[str, Any]:
 
 def _truth(image: Path, labels: Path) -> np.ndarray:
     from ..data.annotations.coco import read_coco
-    from ..data.annotations.yolo import read_label_file
+    from ..data.annotations.yolo import read_boxes
     from ..data.slides import open_slide
 
     if labels.is_file():
@@ -133,9 +133,7 @@ def _truth(image: Path, labels: Path) -> np.ndarray:
         return boxes[image.name]
     with open_slide(image) as slide:
         width, height = slide.width, slide.height
-    # Whatever the classes are called and however many there are.
-    names = [str(i) for i in range(10_000)]
-    return read_label_file(labels / f"{image.stem}.txt", names, image=image.name, width=width, height=height).boxes
+    return read_boxes(labels / f"{image.stem}.txt", image=image.name, width=width, height=height)
 
 
 def _in_own_process(task: dict[str, Any]) -> dict[str, Any]:

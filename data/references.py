@@ -12,6 +12,7 @@ import cv2
 import numpy as np
 
 from ..errors import InputError, UsageError
+from .annotations.yolo import read_boxes
 from .backgrounds import Field
 
 __all__ = [
@@ -127,9 +128,9 @@ def read_fields(folder: Path, *, all_marked: bool) -> list[Field]:
     for path in sorted(p for p in images.iterdir() if p.suffix.lower() in _SUFFIXES):
         picture = read_picture(path)
         label = folder / "labels" / f"{path.stem}.txt"
-        boxes = (
-            _yolo_boxes(label, picture.shape[1], picture.shape[0]) if label.is_file() else np.empty((0, 4), np.float32)
-        )
+        boxes = np.empty((0, 4), np.float32)
+        if label.is_file():
+            boxes = read_boxes(label, image=path.name, width=picture.shape[1], height=picture.shape[0])
         fields.append(Field(path.name, picture, boxes, all_marked))
     if not fields:
         raise InputError(f"{images}: expected pictures of fields, found none")
@@ -177,12 +178,6 @@ def _original_sizes(folder: Path) -> dict[str, int]:
                 rows = list(csv.DictReader(file))
             return {row["file"]: max(int(row["original_width"]), int(row["original_height"])) for row in rows}
     return {}
-
-
-def _yolo_boxes(path: Path, width: int, height: int) -> np.ndarray:
-    rows = [line.split()[1:5] for line in path.read_text().splitlines() if line.strip()]
-    centre = np.array(rows, dtype=np.float32).reshape(-1, 4) * np.array([width, height, width, height], np.float32)
-    return np.concatenate([centre[:, :2] - centre[:, 2:] / 2, centre[:, :2] + centre[:, 2:] / 2], axis=1)
 
 
 def _order(seed: int, name: str) -> str:

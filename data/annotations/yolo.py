@@ -11,13 +11,15 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from ...errors import AnnotationError, SlideError, UsageError
 from ..atomic import refuse_existing, write_text
 from . import LabelledImage
 from .names import slide_stems
 from .reading import Row, box, expecting, labelled, read_text
 
-__all__ = ["label_lines", "read_label_file", "read_yolo", "write_yolo"]
+__all__ = ["label_lines", "read_boxes", "read_label_file", "read_yolo", "write_yolo"]
 
 # Shares may stick out of the image by this much, as they do when rounded or drawn by hand; more is not a share.
 _SLACK = 0.01
@@ -158,6 +160,16 @@ def read_label_file(path: str | Path, names: Sequence[str], *, image: str, width
             with expecting(f"{path}:{number}", what, line):
                 rows.append(_row(fields, names, width, height))
     return labelled(path, image, width, height, rows)
+
+
+def read_boxes(path: str | Path, *, image: str, width: int, height: int) -> np.ndarray:
+    """The boxes of a label file, `xyxy` in pixels, (N, 4), whatever its classes are called and however many there are.
+
+    Raises:
+        AnnotationError: A line does not say what it should.
+    """
+    names = [str(i) for i in range(10_000)]
+    return read_label_file(path, names, image=image, width=width, height=height).boxes
 
 
 def _row(fields: list[str], names: Sequence[str], width: int, height: int) -> Row:
