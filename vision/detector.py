@@ -77,7 +77,7 @@ class _Settings:
     conf: float
     iou: float
     tile: int
-    imgsz: int
+    imgsz: int | None
     overlap: int | str
 
     def __post_init__(self) -> None:
@@ -87,6 +87,8 @@ class _Settings:
                 raise UsageError(f"{name}: expected a number from 0 to 1, got {value!r}")
         for name, least in (("tile", SMALLEST_TILE), ("imgsz", 32)):
             value = getattr(self, name)
+            if value is None and name == "imgsz":
+                continue
             if not isinstance(value, int) or isinstance(value, bool) or value < least:
                 raise UsageError(f"{name}: expected a whole number of pixels from {least}, got {value!r}")
         if self.overlap != "auto":
@@ -99,7 +101,7 @@ class _Settings:
 
     @property
     def scale(self) -> float:
-        return self.imgsz / self.tile
+        return 1.0 if self.imgsz is None else self.imgsz / self.tile
 
     @property
     def floor(self) -> float:
@@ -174,12 +176,15 @@ class Detector:
             image: A path, an array (H, W, 3) of uint8 RGB, a Pillow image or an open slide.
             conf: Least confidence of a grain, in [0, 1].
             iou: Two boxes of one tile whose intersection over union is above this are one grain.
-            tile: Side of a tile in pixels of the slide, from 64.
-            imgsz: Side that a tile is scaled to for the network; None takes the pixels as they are.
+            tile: Largest side of a tile in pixels of the slide, from 64. The network is not shown more at once than in
+                its training, however large this is, unless a grain or `overlap` needs it.
+            imgsz: Side that a tile is scaled to for the network, always the whole of it; None takes the pixels as they
+                are.
             overlap: Pixels that neighbouring tiles share, at most half a tile. It should be at least the diameter of
                 the largest grain. `auto` begins with the largest grain of the training; where a grain turns out to be
-                cut, the slide is read again with twice the overlap, up to half a tile. Beyond that, and with an
-                overlap of your own, such slides and grains are flagged `oversized`.
+                cut, the slide is read again with twice the overlap, and with larger tiles where that is more than half
+                of one, up to `tile`. Beyond that, and with an overlap of your own, such slides and grains are flagged
+                `oversized`.
             batch: Tiles at once; only speed and memory depend on it.
             um_per_px: Micrometres a pixel; goes before what the file says.
             name: Name of the slide in the result; None takes the file's name.
@@ -190,7 +195,7 @@ class Detector:
             UsageError: An argument that cannot be meant.
             SlideError: The slide cannot be opened, or no tile of it can be read.
         """
-        settings = _Settings(conf, iou, tile, tile if imgsz is None else imgsz, overlap)
+        settings = _Settings(conf, iou, tile, imgsz, overlap)
         if batch is not None and (not isinstance(batch, int) or isinstance(batch, bool) or batch < 1):
             raise UsageError(f"batch: expected a whole number from 1, got {batch!r}")
         opened = _opened(image, um_per_px, name)
@@ -239,7 +244,8 @@ class Detector:
         auto = settings.overlap == "auto"
         overlap = min(most, math.ceil(self.metadata.max_grain_px / settings.scale)) if auto else int(settings.overlap)
         while True:
-            grid = Grid(slide.width, slide.height, settings.tile, overlap)
+            side = settings.tile if settings.imgsz else min(settings.tile, max(self.metadata.imgsz, 2 * overlap))
+            grid = Grid(slide.width, slide.height, side, overlap)
             last = not auto or overlap == most
             found, large = _Pass(grid), False
             for done, tile in enumerate(self._tiles(slide, found, settings, batch), 1):
@@ -258,7 +264,7 @@ class Detector:
 
     def _tiles(self, slide: Slide, found: _Pass, settings: _Settings, batch: int | None) -> Iterator[Tile | None]:
         """Reads all tiles into `found`; yields each that was read, and None for each that was not."""
-        size = batch or self.network.batch_for(settings.imgsz)
+        size = batch or self.network.batch_for(found.grid.tile * settings.scale)
         indices = [range(i, min(i + size, len(found.grid))) for i in range(0, len(found.grid), size)]
         # The next tiles are decoded while the network is at work on these.
         with ThreadPoolExecutor(1) as reader:
@@ -275,7 +281,7 @@ class Detector:
                         found.failures.append(window)
                         yield None
                         continue
-                    here, full = self._complete(window, next(boxes), settings.tile, found.grid.overlap, settings)
+                    here, full = self._complete(window, next(boxes), found.grid, settings)
                     found.saturated |= full
                     names = self._namer.names(here.probabilities)
                     found.add(
@@ -288,23 +294,21 @@ class Detector:
             windows, scale=settings.scale, floor=settings.floor, decisive=DECISIVE, iou=settings.iou
         )
 
-    def _complete(
-        self, window: np.ndarray, found: Found, side: int, overlap: int, settings: _Settings
-    ) -> tuple[Found, bool]:
+    def _complete(self, window: np.ndarray, found: Found, grid: Grid, settings: _Settings) -> tuple[Found, bool]:
         """The boxes of a window, read again in tiles of half the side while it is full; and whether it still is."""
-        half = side // 2
+        half, overlap = grid.tile // 2, grid.overlap
         # A smaller tile would not see a whole grain and more.
         if not found.full or half < overlap + SMALLEST_TILE:
             return found, found.full
         grid = Grid(window.shape[1], window.shape[0], half, overlap)
         if len(grid) == 1:
-            return self._complete(window, found, half, overlap, settings)
+            return self._complete(window, found, grid, settings)
         parts, tiles, full = [], [], False
         for tile in grid:
             x1, y1, x2, y2 = tile.window
             pixels = window[y1:y2, x1:x2]
             (part,) = self._find([pixels], settings)
-            part, still = self._complete(pixels, part, half, overlap, settings)
+            part, still = self._complete(pixels, part, grid, settings)
             full |= still
             parts.append((part.boxes + np.tile(np.array((x1, y1), np.float32), 2), part.confidence, part.probabilities))
             tiles.append(np.full(len(part.boxes), tile.number))
@@ -334,7 +338,7 @@ class Detector:
             boxes=boxes,
             confidence=confidence[kept],
             taxa=tuple(n.taxon for n in names),
-            provenance=self._provenance(settings, grid.overlap, um_per_px),
+            provenance=self._provenance(settings, grid, um_per_px),
             ranks=tuple(n.rank for n in names),
             candidates=tuple(n.candidates for n in names),
             um_per_px=slide.um_per_px,
@@ -349,14 +353,15 @@ class Detector:
             conf=float(settings.conf),
         )
 
-    def _provenance(self, settings: _Settings, overlap: int, um_per_px: float | None) -> Provenance:
+    def _provenance(self, settings: _Settings, grid: Grid, um_per_px: float | None) -> Provenance:
         arguments = {
             "conf": float(settings.conf),
             "iou": float(settings.iou),
             "tile": settings.tile,
-            "imgsz": settings.imgsz,
+            "tile_px": grid.tile,
+            "imgsz": round(grid.tile * settings.scale),
             "overlap": settings.overlap,
-            "overlap_px": overlap,
+            "overlap_px": grid.overlap,
             "um_per_px": um_per_px,
         }
         return Provenance(self.name, self.sha256, __version__, arguments)

@@ -77,10 +77,14 @@ iou = click.option(
     help="Two boxes of one tile that overlap more than this are one grain.",
 )
 tile = click.option(
-    "--tile", type=click.IntRange(min=32), default=640, show_default=True, help="Side of a tile, pixels of the slide."
+    "--tile",
+    type=click.IntRange(min=64),
+    default=640,
+    show_default=True,
+    help="Largest side of a tile, pixels of the slide; as large as grains need.",
 )
 imgsz = click.option(
-    "--imgsz", type=click.IntRange(min=32), help="Side a tile is scaled to for the model.  [default: as --tile]"
+    "--imgsz", type=click.IntRange(min=32), help="Side a tile is scaled to for the model.  [default: not scaled]"
 )
 overlap = click.option(
     "--overlap",

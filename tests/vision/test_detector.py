@@ -177,6 +177,21 @@ def test_a_grain_larger_than_half_a_tile_is_flagged_and_a_larger_tile_puts_it_ri
     assert "oversized" in detector().detect(image).flags
     result = detector().detect(image, tile=1280)
     assert result.flags == () and result.boxes.tolist() == large
+    assert 640 < result.provenance.arguments["tile_px"] <= 1280
+
+
+def test_a_larger_tile_does_not_change_what_the_network_sees(field):
+    eye = Eye()
+    same(detector(eye).detect(field[0], conf=0.1, tile=1280), detector().detect(field[0], conf=0.1, tile=640))
+    assert max(max(shape) for shape in eye.shapes) == 640
+
+
+def test_a_wide_overlap_and_scaling_take_the_tile_at_its_word(field):
+    eye = Eye()
+    wide = detector(eye).detect(field[0], conf=0.1, tile=1280, overlap=400)
+    assert (wide.provenance.arguments["tile_px"], wide.provenance.arguments["overlap_px"]) == (800, 400)
+    scaled = detector(eye).detect(field[0], conf=0.1, tile=1280, imgsz=640)
+    assert (scaled.provenance.arguments["tile_px"], scaled.provenance.arguments["imgsz"]) == (1280, 640)
 
 
 def test_faint_large_things_do_not_decide_whether_a_slide_is_read_again():
@@ -272,6 +287,7 @@ def test_scale_and_provenance_are_in_the_result():
         "conf": 0.3,
         "iou": 0.7,
         "tile": 640,
+        "tile_px": 640,
         "imgsz": 640,
         "overlap": "auto",
         "overlap_px": 60,
