@@ -1,0 +1,1 @@
+"""Token mixers and the attention kernels under them."""
