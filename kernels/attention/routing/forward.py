@@ -1,0 +1,135 @@
+"""Attention over routed regions in Triton, forward, straight from the maps.
+
+One program takes a block of the queries of one region in one head. It walks over the keys of the regions that its
+region reads: the number of a region gives the address of its tokens in the map, whatever the strides (channels first
+or last, parts of a fused projection), so that no key is ever copied. The softmax is kept online (a running maximum and
+sum), scores never leave the chip, and keys beyond the border of the map are masked.
+
+For n tokens, m = topk * tokens of a region, and C channels: 4 n m C operations and n m heads exponentials; memory
+moved is q, k, v and the output once each where the keys of an image stay in the second-level cache (4 n C elements;
+from there they are read topk times). Kept for the gradient: one float a token and head. The gather formulation writes
+and reads 2 n topk C elements of copies and n m heads of weights, several times.
+"""
+
+from __future__ import annotations
+
+import torch
+import triton
+import triton.language as tl
+
+from .regions import Regions
+from .tiles import Tiles, like, precision
+
+__all__ = ["forward", "place"]
+
+LOG2_E = 1.4426950408889634
+
+
+@triton.jit
+def place(region, token, columns, height, width, HEIGHT: tl.constexpr, WIDTH: tl.constexpr):
+    """Row and column of a region's token on the map, and whether it is on the map at all."""
+    y = region // columns * HEIGHT + token // WIDTH
+    x = region % columns * WIDTH + token % WIDTH
+    return y, x, (token < HEIGHT * WIDTH) & (y < height) & (x < width)
+
+
+@triton.jit
+def _forward(
+    q, k, v, out, lse, routes,
+    q_b, q_c, q_y, q_x, k_b, k_c, k_y, k_x, v_b, v_c, v_y, v_x, o_b, o_c, o_y, o_x,
+    heads, height, width, columns, regions, topk, scale,
+    D: tl.constexpr, BLOCK_D: tl.constexpr, HEIGHT: tl.constexpr, WIDTH: tl.constexpr,
+    BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, FLAT: tl.constexpr, FITS: tl.constexpr, WHOLE: tl.constexpr, PRECISION: tl.constexpr,
+):  # fmt: skip
+    TOKENS: tl.constexpr = HEIGHT * WIDTH
+    BLOCKS: tl.constexpr = (TOKENS + BLOCK_M - 1) // BLOCK_M
+    # Keys of a region, as walked: FLAT runs over the ends of regions, else each region fills its last block with none.
+    STEP: tl.constexpr = TOKENS if FLAT else (TOKENS + BLOCK_N - 1) // BLOCK_N * BLOCK_N
+    # Heads are the fastest: neighbours on the chip read the same rows of memory.
+    program = tl.program_id(0)
+    head = program % heads
+    program = program // heads
+    block = program % BLOCKS
+    region = program // BLOCKS % regions
+    batch = (program // BLOCKS // regions).to(tl.int64)
+    d = tl.arange(0, BLOCK_D)
+    channel = head * D + d
+    q += batch * q_b
+    k += batch * k_b
+    v += batch * v_b
+    out += batch * o_b
+    routes += (batch * regions + region) * topk
+    y, x, here = place(region, block * BLOCK_M + tl.arange(0, BLOCK_M), columns, height, width, HEIGHT, WIDTH)
+    here_d = here[:, None] & (d < D)[None, :]
+    q_at = q + (y * q_y + x * q_x)[:, None] + (channel * q_c)[None, :]
+    # Loads are wide only where no mask is in the way.
+    if FITS and TOKENS % BLOCK_M == 0:
+        queries = tl.load(q_at)
+    else:
+        queries = tl.load(q_at, mask=here_d, other=0.0)
+    # The lowest finite number and not -inf: a block of nothing but masked keys must not give inf - inf.
+    highest = tl.full([BLOCK_M], -3.4028234663852886e38, tl.float32)
+    total = tl.zeros([BLOCK_M], tl.float32)
+    mixed = tl.zeros([BLOCK_M, BLOCK_D], tl.float32)
+    n = tl.arange(0, BLOCK_N)
+    for start in range(0, topk * STEP, BLOCK_N):
+        if FLAT:
+            slot = (start + n) // TOKENS
+            read = tl.load(routes + slot, mask=slot < topk, other=0).to(tl.int32)
+            y_n, x_n, there = place(read, (start + n) % TOKENS, columns, height, width, HEIGHT, WIDTH)
+            there = there & (slot < topk)
+        else:
+            read = tl.load(routes + start // STEP).to(tl.int32)
+            y_n, x_n, there = place(read, start % STEP + n, columns, height, width, HEIGHT, WIDTH)
+        k_at = k + (y_n * k_y + x_n * k_x)[:, None] + (channel * k_c)[None, :]
+        v_at = v + (y_n * v_y + x_n * v_x)[:, None] + (channel * v_c)[None, :]
+        if WHOLE:
+            keys = tl.load(k_at)
+            values = tl.load(v_at)
+            scores = tl.dot(queries, tl.trans(keys), input_precision=PRECISION) * scale
+        else:
+            there_d = there[:, None] & (d < D)[None, :]
+            keys = tl.load(k_at, mask=there_d, other=0.0)
+            values = tl.load(v_at, mask=there_d, other=0.0)
+            scores = tl.dot(queries, tl.trans(keys), input_precision=PRECISION) * scale
+            scores = tl.where(there[None, :], scores, float("-inf"))
+        higher = tl.maximum(highest, tl.max(scores, 1))
+        weights = tl.exp2(scores - higher[:, None])
+        shrink = tl.exp2(highest - higher)
+        total = total * shrink + tl.sum(weights, 1)
+        mixed = tl.dot(weights.to(values.dtype), values, mixed * shrink[:, None], input_precision=PRECISION)
+        highest = higher
+    mixed = mixed / total[:, None]
+    tl.store(out + (y * o_y + x * o_x)[:, None] + (channel * o_c)[None, :], mixed.to(out.dtype.element_ty), mask=here_d)
+    at = ((batch * heads + head) * height + y) * width + x
+    tl.store(lse + at, highest + tl.log2(total), mask=here)
+
+
+def forward(
+    q: torch.Tensor,
+    k: torch.Tensor,
+    v: torch.Tensor,
+    routes: torch.Tensor,
+    regions: Regions,
+    heads: int,
+    scale: float,
+    tiles: Tiles,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Output, laid out as `q` is, and the binary logarithm of each softmax's sum, (B, heads, H, W) in float32."""
+    batch, channels, height, width = q.shape
+    out = like(q)
+    lse = torch.empty((batch, heads, height, width), device=q.device, dtype=torch.float32)
+    d = channels // heads
+    fits = height % regions.height == 0 and width % regions.width == 0 and d == tiles.depth(d)
+    # Every block of keys is full of tokens of the map, so that nothing needs a mask.
+    whole = fits and (routes.shape[2] * regions.tokens if tiles.flat else regions.tokens) % tiles.keys == 0
+    grid = (batch * regions.count * -(-regions.tokens // tiles.queries) * heads,)
+    _forward[grid](
+        q, k, v, out, lse, routes,
+        *q.stride(), *k.stride(), *v.stride(), *out.stride(),
+        heads, height, width, regions.columns, regions.count, routes.shape[2], scale * LOG2_E,
+        d, tiles.depth(d), regions.height, regions.width,
+        tiles.queries, tiles.keys, tiles.flat, fits, whole, precision(q.dtype),
+        num_warps=tiles.warps, num_stages=tiles.stages,
+    )  # fmt: skip
+    return out, lse
