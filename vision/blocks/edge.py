@@ -8,10 +8,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch
-import torch.nn.functional as F
 from torch import nn
 
 from ...errors import UsageError
+from ...kernels.edge import sobel_magnitude
+from ...kernels.edge.reference import SOBEL, squared_gradient
 from .conv import ConvNormAct
 
 EDGES = ("magnitude", "reference", "none")
@@ -21,28 +22,26 @@ class SobelMagnitude(nn.Module):
     """Gradient magnitude sqrt(gx^2 + gy^2 + eps) of every channel, by the fixed Sobel pair.
 
     It answers an edge of any orientation. The plain sum gx + gy does not: it is one directional derivative, blind to
-    edges along its own direction. The kernel is a constant and so a buffer: trainers that switch frozen parameters back
-    on, weight decay and weight averaging leave it alone. Its entries are k / 8, exact in half precision; the gradient
-    stays within the map's range, so float16 holds its square for maps within +-180.
+    edges along its own direction. The pair is a constant, so trainers that switch frozen parameters back on, weight
+    decay and weight averaging leave it alone. Its entries are k / 8: the gradient stays within the map's range.
 
     Args:
         eps: Keeps the slope finite where the map is flat.
     """
 
-    kernel: torch.Tensor
+    kernel = SOBEL
 
     def __init__(self, eps: float = 1e-6):
         super().__init__()
-        gx = torch.tensor([[-1.0, 0.0, 1.0], [-2.0, 0.0, 2.0], [-1.0, 0.0, 1.0]]) / 8
-        self.register_buffer("kernel", torch.stack((gx, gx.T))[:, None], persistent=False)
         self.eps = eps
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """(B, C, H, W) -> (B, C, H, W), change a pixel; borders are replicated, so the picture's end is no edge."""
-        channels = x.shape[1]
-        weight = self.kernel.to(x.dtype).repeat(channels, 1, 1, 1)
-        g = F.conv2d(F.pad(x, (1, 1, 1, 1), mode="replicate"), weight, groups=channels)
-        return (g[:, 0::2].square() + g[:, 1::2].square() + self.eps).sqrt()
+        return (squared_gradient(x) + self.eps).sqrt().to(x.dtype)
+
+    def pyramid(self, x: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        """E1 = maxpool(E), E2 = maxpool(E1), E3 = maxpool(E2) of E = `forward(x)`, which is not kept."""
+        return sobel_magnitude(x, eps=self.eps)
 
 
 class SobelReference(nn.Module):
@@ -56,6 +55,10 @@ class SobelReference(nn.Module):
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """(B, C, H, W) -> zeros of (B, C, H, W)."""
         return torch.zeros_like(x)
+
+    def pyramid(self, x: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        """Its maxima over 2 x 2, 4 x 4 and 8 x 8 pixels: zeros."""
+        return _zeros(x, (x.shape[1],) * 3)
 
 
 class HEM(nn.Module):
@@ -89,11 +92,10 @@ class HEM(nn.Module):
     def forward(self, x: torch.Tensor) -> tuple[torch.Tensor, ...]:
         """(B, c_in, H, W) -> three maps (B, widths[i], ceil(H / 2^(i+1)), ceil(W / 2^(i+1)))."""
         if self.edge == "none":
-            steps = [-(-x.shape[2] // 2**i) for i in (1, 2, 3)], [-(-x.shape[3] // 2**i) for i in (1, 2, 3)]
-            return tuple(x.new_zeros(x.shape[0], c, h, w) for c, h, w in zip(self.widths, *steps, strict=True))
-        maps = []
-        pooled = self.sobel(x)
-        for project in self.project:
-            pooled = F.max_pool2d(pooled, 2, 2, ceil_mode=True)
-            maps.append(project(pooled))
-        return tuple(maps)
+            return _zeros(x, self.widths)
+        return tuple(project(e) for project, e in zip(self.project, self.sobel.pyramid(x), strict=True))
+
+
+def _zeros(x: torch.Tensor, widths: Sequence[int]) -> tuple[torch.Tensor, ...]:
+    steps = [-(-x.shape[2] // 2**i) for i in (1, 2, 3)], [-(-x.shape[3] // 2**i) for i in (1, 2, 3)]
+    return tuple(x.new_zeros(x.shape[0], c, h, w) for c, h, w in zip(widths, *steps, strict=True))

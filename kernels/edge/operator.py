@@ -1,0 +1,104 @@
+"""`sobel_magnitude` by the kernels of `fused` as an operator of PyTorch: launches, shapes without data, gradient.
+
+Compiled and exported graphs hold it as `palyno::sobel_pyramid`. Both passes write every element once, in the order of
+memory that the map has, so runs agree bit by bit.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import triton
+
+from . import fused
+
+# Threads a program, one block of 8 x 8 pixels each, of the forward and of the backward pass.
+FORWARD_BLOCKS = 128
+BACKWARD_BLOCKS = 128
+LEVELS = 3
+
+
+def sobel_magnitude(x: torch.Tensor, levels: int, eps: float) -> tuple[torch.Tensor, ...]:
+    """Same as `reference.sobel_magnitude` in one pass, for at most three levels."""
+    words = torch.is_grad_enabled() and x.requires_grad
+    return tuple(torch.ops.palyno.sobel_pyramid(x, levels, eps, words)[:levels])
+
+
+@torch.library.custom_op(
+    "palyno::sobel_pyramid", mutates_args=(), schema="(Tensor x, int levels, float eps, bool words) -> Tensor[]"
+)
+def _pyramid(x: torch.Tensor, levels: int, eps: float, words: bool) -> list[torch.Tensor]:
+    made = _made(x, levels, words)
+    x = x.contiguous(memory_format=_order(x))
+    maps = made[:levels] + [x] * (LEVELS - levels)
+    items, last = _blocks(x), _order(x) == torch.channels_last
+    with torch.cuda.device_of(x):
+        fused.pyramid_kernel[(triton.cdiv(items, FORWARD_BLOCKS),)](
+            x, *maps, made[-1], eps, items, *x.shape[1:], N=FORWARD_BLOCKS, LEVELS=levels, WORDS=words,
+            WIDE=x.shape[3] % 8 == 0 and not last, FULL=x.shape[2] % 8 == 0, LAST=last,
+            num_warps=FORWARD_BLOCKS // 32,
+        )  # fmt: skip
+    return made
+
+
+@_pyramid.register_fake
+def _(x: torch.Tensor, levels: int, eps: float, words: bool) -> list[torch.Tensor]:
+    return _made(x, levels, words)
+
+
+@torch.library.custom_op(
+    "palyno::sobel_slope", mutates_args=(), schema="(Tensor x, Tensor words, Tensor[] gains, float eps) -> Tensor"
+)
+def _slope(x: torch.Tensor, words: torch.Tensor, gains: list[torch.Tensor], eps: float) -> torch.Tensor:
+    order, levels = _order(x), len(gains)
+    x = x.contiguous(memory_format=order)
+    slope = torch.empty_like(x)
+    gains = [gain.contiguous(memory_format=order) for gain in gains] + [x] * (LEVELS - levels)
+    items, last = _blocks(x), order == torch.channels_last
+    with torch.cuda.device_of(x):
+        fused.slope_kernel[(triton.cdiv(items, BACKWARD_BLOCKS),)](
+            x, words, *gains, slope, eps, items, *x.shape[1:], N=BACKWARD_BLOCKS, LEVELS=levels,
+            WIDE=x.shape[3] % 8 == 0 and not last, LAST=last, num_warps=BACKWARD_BLOCKS // 32,
+        )  # fmt: skip
+    return slope
+
+
+@_slope.register_fake
+def _(x: torch.Tensor, words: torch.Tensor, gains: list[torch.Tensor], eps: float) -> torch.Tensor:
+    return torch.empty_like(x, memory_format=_order(x))
+
+
+def _remember(ctx: Any, inputs: tuple[Any, ...], output: list[torch.Tensor]) -> None:
+    x, ctx.levels, ctx.eps, words = inputs
+    ctx.save_for_backward(x, *(output[-1:] if words else ()))
+
+
+def _differentiate(ctx: Any, gains: list[torch.Tensor | None]) -> tuple[torch.Tensor, None, None, None]:
+    x, *words = ctx.saved_tensors
+    # Whoever calls the operator itself may not have asked for them.
+    words = words or torch.ops.palyno.sobel_pyramid(x, ctx.levels, ctx.eps, True)[-1:]
+    zeros = _made(x, ctx.levels, False) if any(gain is None for gain in gains[: ctx.levels]) else []
+    known = [zeros[i].zero_() if gain is None else gain for i, gain in enumerate(gains[: ctx.levels])]
+    return torch.ops.palyno.sobel_slope(x, words[0], known, ctx.eps), None, None, None
+
+
+_pyramid.register_autograd(_differentiate, setup_context=_remember)
+
+
+def _order(x: torch.Tensor) -> torch.memory_format:
+    last = x.is_contiguous(memory_format=torch.channels_last) and not x.is_contiguous()
+    return torch.channels_last if last else torch.contiguous_format
+
+
+def _blocks(x: torch.Tensor) -> int:
+    return x.shape[0] * x.shape[1] * -(-x.shape[2] // 8) * -(-x.shape[3] // 8)
+
+
+def _made(x: torch.Tensor, levels: int, words: bool) -> list[torch.Tensor]:
+    """The maps and, if asked, the words of their winners, not yet written."""
+    made = []
+    for i in range(1, levels + 1):
+        shape = (*x.shape[:2], -(-x.shape[2] // 2**i), -(-x.shape[3] // 2**i))
+        made.append(torch.empty(shape, dtype=x.dtype, device=x.device, memory_format=_order(x)))
+    return [*made, torch.empty(_blocks(x), dtype=torch.int64, device=x.device)] if words else made
