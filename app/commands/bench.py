@@ -1,4 +1,4 @@
-"""`palyno bench`: palyno beside other ways to detect, on the same images and weights."""
+"""`palyno bench`: palyno beside other ways to detect, and its operators beside other libraries'."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from . import options as shared
 
 @click.group()
 def bench() -> None:
-    """Compare palyno with other ways to detect, on your images."""
+    """Compare palyno with other ways to detect, on your images, and its operators with other libraries'."""
 
 
 @bench.command()
@@ -85,6 +85,91 @@ def compose(reference: Path, scenes: int, seed: int, workers: int, as_json: bool
             f"{row['inner']:>3} to {row['inner'] + row['width']:<3} {row['rings']:>28} {row['presence_auc']:>18.3f} "
             f"{row['taxon_accuracy']:>22.1%} {row['taxon_chance']:>11.1%}"
         )
+
+
+@bench.command()
+@click.option(
+    "--device", default="auto", show_default=True, type=click.Choice(["auto", "cpu", "cuda"]), help="Where to measure."
+)
+@click.option("--operator", "operators", multiple=True, metavar="NAME", help="Only this operator; may be repeated.")
+@click.option("--threads", type=click.IntRange(1), help="Threads on a CPU.  [default: as many as PyTorch takes]")
+@click.option("--quick", is_flag=True, help="Tiny shapes, to see that everything runs; the numbers mean nothing.")
+@click.option(
+    "--render",
+    "documents",
+    multiple=True,
+    metavar="FILE",
+    type=click.Path(path_type=Path),
+    help="Measure nothing; fill the page and draw the plot from this file; may be repeated.",
+)
+@click.option(
+    "--page",
+    default="docs/kernels.md",
+    show_default=True,
+    type=click.Path(dir_okay=False, path_type=Path),
+    help="Page that --render fills.",
+)
+@click.option(
+    "--plot",
+    default="docs/images/kernels.svg",
+    show_default=True,
+    type=click.Path(dir_okay=False, path_type=Path),
+    help="Plot that --render draws.",
+)
+@click.option("--out", type=click.Path(dir_okay=False, path_type=Path), help="Also write the document to this file.")
+@shared.overwrite
+@shared.as_json
+def kernels(
+    device: str,
+    operators: tuple[str, ...],
+    threads: int | None,
+    quick: bool,
+    documents: tuple[Path, ...],
+    page: Path,
+    plot: Path,
+    out: Path | None,
+    overwrite: bool,
+    as_json: bool,
+) -> None:
+    """Measure every operator against its peers and against what the machine can do."""
+    from ...data.atomic import refuse_existing, write_text
+    from ..bench_kernels import bench_kernels, render
+
+    if documents:
+        from ..bench_kernels.plot import draw
+
+        read = render.read_documents(documents)
+        places = render.render_page(page, read)
+        draw(read, plot)
+        click.echo(
+            json.dumps({"page": str(page), "places": places, "plot": str(plot)}) if as_json else f"{page}\n{plot}"
+        )
+        return
+    if out is not None:
+        refuse_existing(out, overwrite=overwrite)
+    with contextlib.redirect_stdout(sys.stderr):
+        document = bench_kernels(device, operators, threads=threads, quick=quick, on_case=_tell_case)
+    if out is not None:
+        write_text(out, json.dumps(document, ensure_ascii=False, indent=1) + "\n", overwrite=overwrite)
+    if as_json:
+        click.echo(json.dumps(document, ensure_ascii=False))
+        return
+    for name, text in render.render_sections([document]).items():
+        if text != render.NOTHING:
+            click.echo(f"{name}\n\n{text}\n")
+
+
+def _tell_case(row: dict[str, Any]) -> None:
+    """One line a case on stderr, as it is done."""
+    if "failed" in row:
+        click.echo(f"{row['operator']}: {row['case']}: {row['failed']}", err=True)
+        return
+    told = [
+        f"{entry['name']} {entry['median_ms']:.4g}" if "median_ms" in entry else f"{entry['name']} unsupported"
+        for entry in row["contenders"]
+    ]
+    shape = "x".join(str(side) for side in row["shape"])
+    click.echo(f"{row['operator']}: {row['case']}, {shape}, {row['dtype']}, ms: {', '.join(told)}", err=True)
 
 
 def _show(figures: dict[str, Any]) -> None:
