@@ -4,10 +4,10 @@
 
     out = bilevel_routing_attention(q, k, v, regions=(20, 20), topk=4, heads=4)
 
-Two steps, each of its own use: the choice of regions (`routes`, a map of what every region looked at) and attention over
-a given choice. Back ends: `triton` (NVIDIA GPUs; no copies of keys and values, forward and backward), `gather` (indexing
-and PyTorch's fused attention; anywhere, also in exported graphs) and `reference` (dense attention under a mask). `auto`
-takes `triton` where it can and `gather` elsewhere.
+Two steps, each of its own use: the choice of regions (`route`; also a map of what every region looked at) and attention
+over a given choice. Back ends: `triton` (NVIDIA GPUs; no copies of keys and values, forward and backward), `gather`
+(indexing and PyTorch's fused attention; anywhere, also in exported graphs) and `reference` (dense attention under a
+mask). `auto` takes `triton` where it can and `gather` elsewhere.
 
 Source: BiFormer, Zhu et al., CVPR 2023 (arXiv 2303.08810).
 """

@@ -38,7 +38,8 @@ def _queries(
     o_b, o_c, o_y, o_x, g_b, g_c, g_y, g_x, dq_b, dq_c, dq_y, dq_x,
     heads, height, width, columns, regions, topk, scale, log_scale,
     D: tl.constexpr, BLOCK_D: tl.constexpr, HEIGHT: tl.constexpr, WIDTH: tl.constexpr,
-    BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, FLAT: tl.constexpr, FITS: tl.constexpr, WHOLE: tl.constexpr, PRECISION: tl.constexpr,
+    BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, FLAT: tl.constexpr, FITS: tl.constexpr, WHOLE: tl.constexpr,
+    PRECISION: tl.constexpr,
 ):  # fmt: skip
     TOKENS: tl.constexpr = HEIGHT * WIDTH
     BLOCKS: tl.constexpr = (TOKENS + BLOCK_M - 1) // BLOCK_M
@@ -233,6 +234,7 @@ def backward(
     """Gradients of q, k and v, laid out as each of them is."""
     batch, channels, height, width = q.shape
     count, topk, d = regions.count, routes.shape[2], channels // heads
+    routes = routes.contiguous()
     d_q, d_k, d_v = like(q), like(k), like(v)
     delta = torch.empty_like(lse)
     fits = height % regions.height == 0 and width % regions.width == 0 and d == Tiles.depth(d)

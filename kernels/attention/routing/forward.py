@@ -39,7 +39,8 @@ def _forward(
     q_b, q_c, q_y, q_x, k_b, k_c, k_y, k_x, v_b, v_c, v_y, v_x, o_b, o_c, o_y, o_x,
     heads, height, width, columns, regions, topk, scale,
     D: tl.constexpr, BLOCK_D: tl.constexpr, HEIGHT: tl.constexpr, WIDTH: tl.constexpr,
-    BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, FLAT: tl.constexpr, FITS: tl.constexpr, WHOLE: tl.constexpr, PRECISION: tl.constexpr,
+    BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, FLAT: tl.constexpr, FITS: tl.constexpr, WHOLE: tl.constexpr,
+    PRECISION: tl.constexpr,
 ):  # fmt: skip
     TOKENS: tl.constexpr = HEIGHT * WIDTH
     BLOCKS: tl.constexpr = (TOKENS + BLOCK_M - 1) // BLOCK_M
@@ -63,10 +64,7 @@ def _forward(
     here_d = here[:, None] & (d < D)[None, :]
     q_at = q + (y * q_y + x * q_x)[:, None] + (channel * q_c)[None, :]
     # Loads are wide only where no mask is in the way.
-    if FITS and TOKENS % BLOCK_M == 0:
-        queries = tl.load(q_at)
-    else:
-        queries = tl.load(q_at, mask=here_d, other=0.0)
+    queries = tl.load(q_at) if FITS and TOKENS % BLOCK_M == 0 else tl.load(q_at, mask=here_d, other=0.0)
     # The lowest finite number and not -inf: a block of nothing but masked keys must not give inf - inf.
     highest = tl.full([BLOCK_M], -3.4028234663852886e38, tl.float32)
     total = tl.zeros([BLOCK_M], tl.float32)
@@ -117,6 +115,7 @@ def forward(
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Output, laid out as `q` is, and the binary logarithm of each softmax's sum, (B, heads, H, W) in float32."""
     batch, channels, height, width = q.shape
+    routes = routes.contiguous()
     out = like(q)
     lse = torch.empty((batch, heads, height, width), device=q.device, dtype=torch.float32)
     d = channels // heads

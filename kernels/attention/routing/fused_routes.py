@@ -105,9 +105,7 @@ def select(scores: torch.Tensor, topk: int, block: int = 4, warps: int = 4) -> t
     batch, count, _ = scores.shape
     routes = torch.empty((batch, count, topk), device=scores.device, dtype=torch.int64)
     every = max(16, 1 << (count - 1).bit_length())
-    _select[(-(-batch * count // block),)](
-        scores, routes, batch * count, count, topk, block, every, num_warps=warps
-    )
+    _select[(-(-batch * count // block),)](scores, routes, batch * count, count, topk, block, every, num_warps=warps)
     return routes
 
 

@@ -36,4 +36,4 @@ def nearest(q: torch.Tensor, k: torch.Tensor, regions: Regions, topk: int) -> to
     scores = affinities(q, k, regions)
     if exporting():  # The operator TopK of ONNX takes the lower number of equals; PyTorch's own does not promise it.
         return scores.topk(topk, dim=-1).indices
-    return scores.sort(dim=-1, descending=True, stable=True).indices[..., :topk]
+    return scores.sort(dim=-1, descending=True, stable=True).indices[..., :topk].contiguous()
