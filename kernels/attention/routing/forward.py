@@ -11,6 +11,9 @@ from there they are read topk times). Kept for the gradient: one float a token a
 and reads 2 n topk C elements of copies and n m heads of weights, several times.
 """
 
+# Programs are written in Triton's language, whose values have no types that mypy knows.
+# mypy: ignore-errors
+
 from __future__ import annotations
 
 import torch

@@ -44,8 +44,9 @@ def masked(
         (B, heads * d, H, W).
     """
     if padding == "official":
-        whole = (regions.padded(x) for x in (q, k, v))
-        return masked(*whole, routes, regions, heads, scale)[:, :, : q.shape[2], : q.shape[3]]
+        height, width = q.shape[2:]
+        q, k, v = (regions.padded(x) for x in (q, k, v))
+        return masked(q, k, v, routes, regions, heads, scale)[:, :, :height, :width]
     batch, channels, height, width = q.shape
     rows = torch.arange(height, device=q.device) // regions.height * regions.columns
     region = (rows[:, None] + torch.arange(width, device=q.device) // regions.width).flatten()
