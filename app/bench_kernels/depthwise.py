@@ -165,12 +165,11 @@ def _convolution(x: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
 
 def _cudnn(x: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
     """The library itself with its fastest algorithm, also where PyTorch would not call it."""
-    cudnn: Any = torch.backends.cudnn
+    cudnn = torch.backends.cudnn
     if not cudnn.is_available():
         raise Unsupported("no cuDNN here")
     padding = (weight.shape[2] // 2, weight.shape[3] // 2)
-    tf32 = cudnn.conv.fp32_precision == "tf32"
-    return torch.cudnn_convolution(x, weight, padding, (1, 1), (1, 1), x.shape[1], True, False, tf32)
+    return torch.cudnn_convolution(x, weight, padding, (1, 1), (1, 1), x.shape[1], True, False, cudnn.allow_tf32)
 
 
 def _recorded(what: str, function: Callable[..., torch.Tensor]) -> Callable[[Inputs], Any]:

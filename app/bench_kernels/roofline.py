@@ -55,16 +55,16 @@ def floor_ms(bytes_: float, operations: float, rate: str, rates: dict[str, Any])
 @contextlib.contextmanager
 def arithmetic(name: str) -> Iterator[None]:
     """Lets float32 products and convolutions of a GPU run as `tf32`, or, under any other name, not."""
-    cudnn: Any = torch.backends.cudnn
-    switches = (torch.backends.cuda.matmul, cudnn.conv)
-    before = [switch.fp32_precision for switch in switches]
+    # By the older switches: PyTorch refuses to answer those who read them after the newer ones were set.
+    switches = (torch.backends.cuda.matmul, torch.backends.cudnn)
+    before = [switch.allow_tf32 for switch in switches]
     for switch in switches:
-        switch.fp32_precision = "tf32" if name == "tf32" else "ieee"
+        switch.allow_tf32 = name == "tf32"
     try:
         yield
     finally:
         for switch, value in zip(switches, before, strict=True):
-            switch.fp32_precision = value
+            switch.allow_tf32 = value
 
 
 def _seconds(call: Callable[[], Any], device: str) -> float:

@@ -147,10 +147,12 @@ def test_the_floor_is_the_slower_of_traffic_and_arithmetic():
 
 
 def test_arithmetic_is_put_back():
-    before = torch.backends.cuda.matmul.fp32_precision
-    with arithmetic("tf32"):
-        assert torch.backends.cuda.matmul.fp32_precision == "tf32"
-    assert torch.backends.cuda.matmul.fp32_precision == before
+    switches = (torch.backends.cuda.matmul, torch.backends.cudnn)
+    before = [switch.allow_tf32 for switch in switches]
+    for name, allowed in (("tf32", True), ("float32", False)):
+        with arithmetic(name):
+            assert [switch.allow_tf32 for switch in switches] == [allowed] * 2
+    assert [switch.allow_tf32 for switch in switches] == before
 
 
 def test_contenders_take_turns_and_the_patient_one_is_cut_short():
