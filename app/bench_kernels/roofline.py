@@ -56,7 +56,7 @@ def floor_ms(bytes_: float, operations: float, rate: str, rates: dict[str, Any])
 def arithmetic(name: str) -> Iterator[None]:
     """Lets float32 products and convolutions of a GPU run as `tf32`, or, under any other name, not."""
     # By the older switches: PyTorch refuses to answer those who read them after the newer ones were set.
-    switches = (torch.backends.cuda.matmul, torch.backends.cudnn)
+    switches: tuple[Any, ...] = (torch.backends.cuda.matmul, torch.backends.cudnn)
     before = [switch.allow_tf32 for switch in switches]
     for switch in switches:
         switch.allow_tf32 = name == "tf32"
