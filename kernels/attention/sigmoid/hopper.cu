@@ -8,7 +8,8 @@
 // Work a weight: 4 D operations on the tensor cores, 4096 a clock and multiprocessor, and special functions, 16 a clock:
 // 1 / (1 + exp(-x)) asks for two. Here SHARE weights (2 or 4) have one reciprocal, 1/a = b (1/ab), which makes 1.5 or
 // 1.25. Products of SHARE terms must not leave the exponent's range, so that p 2^C = 1 / (2^-C + 2^u) is
-// computed, u = -x log2(e) - C at most LIMIT: exact down to weights of 2^-(C + LIMIT), less count as that.
+// computed, u = -x log2(e) - C at most LIMIT: exact down to weights of 2^-(C + LIMIT), less count as that. SHARE 0 takes
+// no reciprocal at all: two bfloat16 in one register, a guess by subtracting exponents, and one step of third order.
 //
 // Defined by the compiler's command line: D 64 or 128; BN; GROUPS; STAGES; BLOCKS a multiprocessor; TYPE 0 float16,
 // 1 bfloat16; CAUSAL; SHARE; ORDER 1 asks for the next S before this tile's product with v.
@@ -18,7 +19,7 @@ using u64 = unsigned long long;
 
 constexpr int HALVES = D / 64;
 constexpr int LIMIT = SHARE == 4 ? 30 : 60;
-constexpr int C = TYPE == 0 ? 15 : LIMIT;
+constexpr int C = TYPE == 0 ? 15 : SHARE < 2 ? 0 : LIMIT;
 constexpr u32 TINY = (127 - C) << 23;
 constexpr u32 TILE = BN * D * 2;
 constexpr u32 ROWS = GROUPS * 64;
@@ -98,32 +99,54 @@ __device__ __forceinline__ u32 pack(float low, float high) {
     return bits;
 }
 
-// Logits to weights times 2^C, in place.
-__device__ __forceinline__ void weigh(float (&s)[BN / 2], float scale, float shift) {
+// Logits to 2^-C + 2^u, in place.
+__device__ __forceinline__ void raise(float (&s)[BN / 2], float scale, float shift) {
 #pragma unroll
-    for (int i = 0; i < BN / 2; i += 4) {
-        float a[4];
-#pragma unroll
-        for (int e = 0; e < 4; e++)
-            a[e] = exp2_(at_most(__fmaf_rn(s[i + e], scale, shift), (float)LIMIT)) + __uint_as_float(TINY);
-        float ab = a[0] * a[1], cd = a[2] * a[3];
-        float by_ab, by_cd;
-        if (SHARE == 4) {
-            float all = inverse(ab * cd);
-            by_ab = all * cd;
-            by_cd = all * ab;
-        } else {
-            by_ab = inverse(ab);
-            by_cd = inverse(cd);
-        }
-        s[i] = by_ab * a[1];
-        s[i + 1] = by_ab * a[0];
-        s[i + 2] = by_cd * a[3];
-        s[i + 3] = by_cd * a[2];
+    for (int i = 0; i < BN / 2; i++) {
+        float u = __fmaf_rn(s[i], scale, shift);
+        s[i] = exp2_(SHARE < 2 ? u : at_most(u, (float)LIMIT)) + __uint_as_float(TINY);
     }
 }
 
-extern "C" __global__ void __launch_bounds__(GROUPS * 128, BLOCKS)
+// The reciprocals of those, in place; SHARE 0 leaves that to `rounded`.
+__device__ __forceinline__ void invert(float (&s)[BN / 2]) {
+#pragma unroll
+    for (int i = 0; i < BN / 2; i += 4) {
+        if (SHARE == 1) {
+#pragma unroll
+            for (int e = 0; e < 4; e++) s[i + e] = inverse(s[i + e]);
+        } else if (SHARE > 1) {
+            float ab = s[i] * s[i + 1], cd = s[i + 2] * s[i + 3], by_ab, by_cd;
+            if (SHARE == 4) {
+                float all = inverse(ab * cd);
+                by_ab = all * cd;
+                by_cd = all * ab;
+            } else {
+                by_ab = inverse(ab);
+                by_cd = inverse(cd);
+            }
+            float a = s[i], c = s[i + 2];
+            s[i] = by_ab * s[i + 1];
+            s[i + 1] = by_ab * a;
+            s[i + 2] = by_cd * s[i + 3];
+            s[i + 3] = by_cd * c;
+        }
+    }
+}
+
+// Two of them as factors of the second product; of SHARE 0, their reciprocals times -1.
+__device__ __forceinline__ u32 rounded(float low, float high) {
+    u32 a = pack(low, high), guess, off;
+    if (SHARE) return a;
+    asm("min.NaN.bf16x2 %0, %0, %1;" : "+r"(a) : "r"(0x7E007E00));
+    guess = 0xFEF2FEF2 - a;
+    asm("fma.rn.bf16x2 %0, %1, %2, %3;" : "=r"(off) : "r"(a), "r"(guess), "r"(0x3F803F80));
+    asm("fma.rn.bf16x2 %0, %0, %0, %0;" : "+r"(off));
+    asm("fma.rn.bf16x2 %0, %0, %1, %0;" : "+r"(guess) : "r"(off));
+    return guess;
+}
+
+extern "C" __global__ void __launch_bounds__(GROUPS * 128 + (LAG < 0 ? 32 : 0), BLOCKS)
 attend(const __grid_constant__ Map q, const __grid_constant__ Map k, const __grid_constant__ Map v, void* y, const float* bias, const __grid_constant__ Problem problem) {
     extern __shared__ char memory[];
     const u32 base = (shared_address(memory) + 1023) / 1024 * 1024;
@@ -141,8 +164,8 @@ attend(const __grid_constant__ Map q, const __grid_constant__ Map k, const __gri
     const int own = CAUSAL ? min(tiles, (mine + 63) / BN + 1) : tiles;
     const float shift = (bias ? -1.4426950408889634f * bias[head] : problem.shift) - C, scale = problem.scale;
 
-    auto load = [&](int tile) {
-        u32 stage = tile % STAGES, barrier = full + 8 * stage;
+    auto load = [&](int tile, u32 stage) {
+        u32 barrier = full + 8 * stage;
         expect(barrier, 2 * TILE);
 #pragma unroll
         for (int half = 0; half < HALVES; half++) {
@@ -161,9 +184,17 @@ attend(const __grid_constant__ Map q, const __grid_constant__ Map k, const __gri
         expect(ready, ROWS * D * 2);
 #pragma unroll
         for (int half = 0; half < HALVES; half++) fetch(queries_at + half * (ROWS * 128), q, ready, half * 64, first, head, batch);
-        for (int tile = 0; tile < min(STAGES, tiles); tile++) load(tile);
+        for (int tile = 0; tile < min(STAGES, tiles); tile++) load(tile, tile);
     }
     __syncthreads();
+    if (LAG < 0 && group == GROUPS) {
+        if (thread == 0)
+            for (int tile = STAGES; tile < tiles; tile++) {
+                await(empty + 8 * (tile % STAGES), tile / STAGES - 1 & 1);
+                load(tile, tile % STAGES);
+            }
+        return;
+    }
 
     float s[BN / 2], total[D / 2];
     u32 p[BN / 4];
@@ -172,80 +203,96 @@ attend(const __grid_constant__ Map q, const __grid_constant__ Map k, const __gri
     const u64 a = descriptor(queries_at + (mine - first) * 128, 0), b = descriptor(keys_at, 0), c = descriptor(values_at, TILE / HALVES);
     const int lane = threadIdx.x % 32, row = mine + thread / 32 * 16 + lane / 4;
 
-    auto ask = [&](int tile) {
-        u32 stage = tile % STAGES;
-        await(full + 8 * stage, tile / STAGES % 2);
+    // Products of the tile in a stage, when it has come for the `round`th time.
+    auto ask = [&](u32 stage, u32 round) {
+        await(full + 8 * stage, round & 1);
+        u64 from = b + stage * (TILE >> 4);
         fence();
 #pragma unroll
         for (int step = 0; step < D / 16; step++)
-            multiply_keys(s, a + step / 4 * (ROWS * 128 >> 4) + step % 4 * 2, b + (stage * TILE + step / 4 * (TILE / HALVES) >> 4) + step % 4 * 2, step > 0);
+            multiply_keys(s, a + step / 4 * (ROWS * 128 >> 4) + step % 4 * 2, from + step / 4 * (TILE / HALVES >> 4) + step % 4 * 2, step > 0);
         commit();
     };
-    auto add = [&](int tile) {
-        u32 stage = tile % STAGES;
+    auto add = [&](u32 stage) {
+        u64 from = c + stage * (TILE >> 4);
         fence();
 #pragma unroll
-        for (int step = 0; step < BN / 16; step++) multiply_values(total, p + 4 * step, c + (stage * TILE + step * 2048 >> 4));
+        for (int step = 0; step < BN / 16; step++) multiply_values(total, p + 4 * step, from + step * (2048 >> 4));
         commit();
     };
     auto mask = [&](int tile) {
         if (CAUSAL && tile * BN + BN - 1 > mine) {
 #pragma unroll
             for (int i = 0; i < BN / 2; i++)
-                if (tile * BN + i / 4 * 8 + lane % 4 * 2 + i % 2 > row + i / 2 % 2 * 8) s[i] = 0.f;
+                if (tile * BN + i / 4 * 8 + lane % 4 * 2 + i % 2 > row + i / 2 % 2 * 8) s[i] = SHARE ? 0.f : 1e38f;
         }
     };
-    // This group has read the tile. Whoever fetches fills the place of the one before it, which the others have read by
-    // now, most likely.
-    auto leave = [&](int tile) {
+    // This group has read the tile. Whoever fetches fills the place of the one LAG before it, which the others have read
+    // by now, most likely.
+    auto leave = [&](int tile, u32 stage, u32 round) {
         if (thread == 0) {
-            arrive(empty + 8 * (tile % STAGES));
-            int old = tile - LAG;
-            if (group == 0 && old >= 0 && old + STAGES < tiles) {
-                await(empty + 8 * (old % STAGES), old / STAGES % 2);
-                load(old + STAGES);
+            arrive(empty + 8 * stage);
+            int next = tile - LAG + STAGES;
+            if (LAG >= 0 && group == 0 && tile >= LAG && next < tiles) {
+                u32 old = stage < LAG ? stage + STAGES - LAG : stage - LAG;
+                await(empty + 8 * old, (stage < LAG ? round - 1 : round) & 1);
+                load(next, old);
             }
         }
+    };
+    u32 stage = 0, round = 0;
+    auto advance = [&]() {
+        if (++stage == STAGES) stage = 0, round++;
+    };
+    auto weigh = [&](int tile) {
+        raise(s, scale, shift);
+        if (SHARE) invert(s);
+        mask(tile);
+    };
+    auto finish_weights = [&]() {
+#pragma unroll
+        for (int i = 0; i < BN / 4; i++) p[i] = rounded(s[2 * i], s[2 * i + 1]);
     };
 
     await(ready, 0);
     if (ORDER == 0) {
         for (int tile = 0; tile < own; tile++) {
-            ask(tile);
+            ask(stage, round);
             finish<0>();
-            weigh(s, scale, shift);
-            mask(tile);
-#pragma unroll
-            for (int i = 0; i < BN / 4; i++) p[i] = pack(s[2 * i], s[2 * i + 1]);
-            add(tile);
+            weigh(tile);
+            finish_weights();
+            add(stage);
             finish<0>();
-            if (tile < own - 1) leave(tile);
+            leave(tile, stage, round);
+            advance();
         }
     } else {
-        ask(0);
+        ask(stage, round);
         finish<0>();
-        weigh(s, scale, shift);
-        mask(0);
-#pragma unroll
-        for (int i = 0; i < BN / 4; i++) p[i] = pack(s[2 * i], s[2 * i + 1]);
+        weigh(0);
+        finish_weights();
         for (int tile = 1; tile < own; tile++) {
-            ask(tile);
-            add(tile - 1);
+            u32 before = stage, round_before = round;
+            advance();
+            ask(stage, round);
+            add(before);
             finish<1>();
-            weigh(s, scale, shift);
-            mask(tile);
+            weigh(tile);
             finish<0>();
-            leave(tile - 1);
-#pragma unroll
-            for (int i = 0; i < BN / 4; i++) p[i] = pack(s[2 * i], s[2 * i + 1]);
+            leave(tile - 1, before, round_before);
+            finish_weights();
         }
-        add(own - 1);
+        add(stage);
         finish<0>();
+        leave(own - 1, stage, round);
+        advance();
     }
     // Tiles beyond this group's diagonal are only given back.
-    for (int tile = own - 1; tile < tiles; tile++) leave(tile);
-
-    const float back = __uint_as_float(TINY);
+    for (int tile = own; tile < tiles; tile++) {
+        leave(tile, stage, round);
+        advance();
+    }
+    const float back = SHARE ? __uint_as_float(TINY) : -1.f;
     u32* out = (u32*)y + ((long)blockIdx.y * problem.queries + row) * (D / 2) + lane % 4;
 #pragma unroll
     for (int i = 0; i < D / 8; i++) {

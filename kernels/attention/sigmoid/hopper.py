@@ -77,7 +77,7 @@ def forward(
         code = _code(channels, TYPES[q.dtype], causal, form, q.device.index)
         code(
             (-(-queries // (64 * form.groups)), batch * heads, 1),
-            128 * form.groups,
+            128 * form.groups + (32 if form.lag < 0 else 0),
             form.shared(channels),
             torch.cuda.current_stream().cuda_stream,
             *(_map(x.data_ptr(), tuple(x.shape), x.stride(), TYPES[q.dtype], rows)
