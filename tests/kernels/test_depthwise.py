@@ -121,7 +121,7 @@ def test_choice_by_size_by_environment_and_when_traced(monkeypatch):
     assert depthwise.choose(*tensors_of(80, 31)) == "fft"
     assert depthwise.choose(*tensors_of(80, 3)) == "reference"
     assert depthwise.choose(*tensors_of(8, 31)) == "reference"
-    with pytest.raises(UsageError, match=r"expected auto, reference, fft; got 'cudnn'"):
+    with pytest.raises(UsageError, match=r"expected auto, reference, fft, toeplitz, hopper; got 'cudnn'"):
         monkeypatch.setenv("PALYNO_DEPTHWISE", "cudnn")
         depthwise_conv2d(*tensors_of(80, 31))
     monkeypatch.delenv("PALYNO_DEPTHWISE")
