@@ -1,7 +1,7 @@
 """Sigmoid self-attention: `sigmoid_attention`, after Ramapuram et al., ICLR 2025 (arXiv 2409.04431).
 
 Back ends give the same function: `reference` (PyTorch, any device, the matrix of weights in memory), `triton` (`flash`,
-NVIDIA GPUs from Ampere on) and `hopper` (the tensor cores of the H100 and H200; its backward pass is Triton's). `auto`
+NVIDIA GPUs from Ampere on) and `hopper` (the tensor cores of the H100 and H200). `auto`
 takes `hopper` where it can, else `triton` on a GPU where that can; the argument `backend` or the environment variable
 `PALYNO_SIGMOID` decide otherwise.
 """

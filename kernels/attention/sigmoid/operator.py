@@ -1,8 +1,8 @@
 """The kernels of `flash` and `hopper` as operators of PyTorch: launches, shapes without data, gradients.
 
     palyno::sigmoid_attention(q, k, v, bias, shift, causal, hopper) -> y
-    palyno::sigmoid_attention_keys(dy, q, k, v, bias, shift, causal) -> dk, dv, db
-    palyno::sigmoid_attention_queries(dy, q, k, v, bias, shift, causal) -> dq
+    palyno::sigmoid_attention_keys(dy, q, k, v, bias, shift, causal, hopper) -> dk, dv, db
+    palyno::sigmoid_attention_queries(dy, q, k, v, bias, shift, causal, hopper) -> dq
 
 `bias` is (H,) float32, or None for the one number `shift`; None there, too, is -log of the number of keys. Kept for the
 gradient: the arguments alone.
@@ -59,11 +59,14 @@ def _keys(
     bias: torch.Tensor | None,
     shift: float | None,
     causal: bool,
+    hopper: bool,
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    from .flash import backward_keys
-
+    if hopper:
+        from .hopper import backward_keys as differentiate
+    else:
+        from .flash import backward_keys as differentiate  # type: ignore[assignment]
     with torch.cuda.device_of(q):
-        return backward_keys(_rowwise(dy), _rowwise(q), _rowwise(k), _rowwise(v), bias, _shift(shift, k), causal)
+        return differentiate(_rowwise(dy), _rowwise(q), _rowwise(k), _rowwise(v), bias, _shift(shift, k), causal)
 
 
 @_keys.register_fake
@@ -75,6 +78,7 @@ def _(
     bias: torch.Tensor | None,
     shift: float | None,
     causal: bool,
+    hopper: bool,
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     dk, dv = (torch.empty(x.shape, dtype=x.dtype, device=x.device) for x in (k, v))
     return dk, dv, torch.empty(0 if bias is None else q.shape[1], dtype=torch.float32, device=q.device)
@@ -89,11 +93,14 @@ def _queries(
     bias: torch.Tensor | None,
     shift: float | None,
     causal: bool,
+    hopper: bool,
 ) -> torch.Tensor:
-    from .flash import backward_queries
-
+    if hopper:
+        from .hopper import backward_queries as differentiate
+    else:
+        from .flash import backward_queries as differentiate  # type: ignore[assignment]
     with torch.cuda.device_of(q):
-        return backward_queries(_rowwise(dy), _rowwise(q), _rowwise(k), _rowwise(v), bias, _shift(shift, k), causal)
+        return differentiate(_rowwise(dy), _rowwise(q), _rowwise(k), _rowwise(v), bias, _shift(shift, k), causal)
 
 
 @_queries.register_fake
@@ -105,17 +112,18 @@ def _(
     bias: torch.Tensor | None,
     shift: float | None,
     causal: bool,
+    hopper: bool,
 ) -> torch.Tensor:
     return torch.empty(q.shape, dtype=q.dtype, device=q.device)
 
 
 def _remember(ctx: Any, inputs: tuple[Any, ...], output: torch.Tensor) -> None:
-    *tensors, ctx.shift, ctx.causal, _ = inputs
+    *tensors, ctx.shift, ctx.causal, ctx.hopper = inputs
     ctx.save_for_backward(*tensors)
 
 
 def _differentiate(ctx: Any, dy: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
-    arguments = (dy, *ctx.saved_tensors, ctx.shift, ctx.causal)
+    arguments = (dy, *ctx.saved_tensors, ctx.shift, ctx.causal, ctx.hopper)
     wants = ctx.needs_input_grad
     dq = _queries(*arguments) if wants[0] else None
     dk, dv, db = _keys(*arguments) if any(wants[1:4]) else (None, None, None)
