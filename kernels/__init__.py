@@ -10,12 +10,12 @@ if TYPE_CHECKING:
     from .attention.sigmoid import sigmoid_attention
     from .depthwise import depthwise_conv2d
     from .edge import sobel_magnitude
-    from .omni import omni
+    from .omni_kernel import omni
 
 _LAZY = {
     "bilevel_routing_attention": ".attention.routing",
     "depthwise_conv2d": ".depthwise",
-    "omni": ".omni",
+    "omni": ".omni_kernel",
     "sigmoid_attention": ".attention.sigmoid",
     "sobel_magnitude": ".edge",
 }

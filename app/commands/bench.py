@@ -15,7 +15,7 @@ from . import options as shared
 
 @click.group()
 def bench() -> None:
-    """Compare palyno with other ways to detect, on your images, and its operators with other libraries'."""
+    """Compare palyno, and its operators, with other ways to do the same."""
 
 
 @bench.command()

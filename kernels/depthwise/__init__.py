@@ -14,7 +14,7 @@ import torch.nn.functional as F
 
 from ...errors import UsageError
 from ..backends import asked_backend, exporting, hopper_runs, triton_runs
-from . import fft, operator, reference
+from . import operator, reference
 
 __all__ = ["BACKENDS", "choose", "depthwise_conv2d"]
 
@@ -84,8 +84,6 @@ def depthwise_conv2d(
                 return operator.fused(x, weight, bias, residual, gate, activation, backend)
         if backend == "reference":
             y = reference.depthwise(x, weight, bias, stride)
-        elif backend == "fft" and not hasattr(fft, "forward"):
-            y = fft.depthwise(x, weight, bias, stride)
         else:
             y = operator.depthwise(x, weight, bias, stride, backend, _for_weights(backend, x, weight))
         if residual is not None:

@@ -154,7 +154,7 @@ def with_one_more(tensors, about):
 
 
 def of_another_shape(tensors, about):
-    name = next(n for n, t in tensors.items() if t.ndim == 4)
+    name = next(n for n, t in tensors.items() if t.ndim == 4 and len(t) > 1)
     tensors[name] = tensors[name][:1].contiguous()
 
 

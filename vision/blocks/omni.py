@@ -15,7 +15,8 @@ import torch.nn.functional as F
 from torch import nn
 
 from ...errors import UsageError
-from ...kernels import depthwise_conv2d
+from ...kernels import depthwise_conv2d, omni
+from ...kernels.omni_kernel import Gate
 from .conv import ConvNormAct
 
 GATES = ("published", "none")
@@ -84,17 +85,33 @@ class GlobalGate(nn.Module):
         self.q = nn.Conv2d(channels, channels, 1)
         self.alpha = nn.Parameter(torch.zeros(channels, 1, 1))
         self.beta = nn.Parameter(torch.ones(channels, 1, 1))
+        self.still = False
 
     def forward(self, u: torch.Tensor) -> torch.Tensor:
         """(B, C, H, W) -> (B, C, H, W)."""
         f = (self.spectral(u.mean((2, 3), keepdim=True)) * u).abs()
         s = self.spatial(f.mean((2, 3), keepdim=True)) * f
-        p, q = self.p(s), self.q(s)
-        # Transforms of half precision exist on some devices for some sizes only: always float32 or float64.
-        with torch.autocast(s.device.type, enabled=False):
-            dtype = torch.promote_types(p.dtype, torch.float32)
-            spectral = torch.fft.ifft2(p.to(dtype) * torch.fft.fft2(q.to(dtype))).abs()
-        return self.alpha * spectral.to(s.dtype) + self.beta * s
+        return self.alpha * self.parameters_of_inference().spectrum(s) + self.beta * s
+
+    def parameters_of_inference(self) -> Gate:
+        """What `palyno.kernels.omni` takes."""
+        alpha = None if self.still else self.alpha
+        return Gate(
+            spectral=_affine(self.spectral),
+            spatial=_affine(self.spatial),
+            p=_affine(self.p),
+            q=_affine(self.q),
+            alpha=alpha,
+            beta=self.beta,
+        )
+
+    def merge(self) -> None:
+        """Notes whether alpha is zero, for inference: then no transform is made."""
+        self.still = not bool(self.alpha.any())
+
+
+def _affine(layer: nn.Module) -> tuple[torch.Tensor, torch.Tensor]:
+    return layer.weight, layer.bias  # type: ignore[return-value]
 
 
 class OmniKernel(nn.Module):
@@ -122,6 +139,9 @@ class OmniKernel(nn.Module):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """(B, C, H, W) -> (B, C, H, W)."""
+        if not self.training:
+            gate = None if self.gate is None else self.gate.parameters_of_inference()
+            return omni(x, _affine(self.enter[0]), self.large.merged(), _affine(self.leave), gate)
         u = self.enter(x)
         y = x + self.large(u)
         if self.gate is not None:

@@ -10,7 +10,7 @@ import torch
 
 from ... import offline
 from ..blocks import ConvNormAct
-from ..blocks.omni import KernelSum
+from ..blocks.omni import GlobalGate, KernelSum
 from .graph import Body
 from .rows import Scale
 from .tables import configure, model_names
@@ -71,7 +71,7 @@ class PollenModel(DetectionModel):
         for module in self.modules():
             if isinstance(module, ConvNormAct):
                 module.fuse()
-            elif isinstance(module, KernelSum):
+            elif isinstance(module, KernelSum | GlobalGate):
                 module.merge()
         return super().fuse(verbose=verbose, imgsz=imgsz)
 

@@ -144,8 +144,8 @@ def convolution_plans(
             waves = -(-blocks * channels // slots)
             rounds = -(-cut.passes // (blocks * warpgroups))
             at_once = warpgroups * min(resident, -(-blocks * channels // multiprocessors))
-            product_cycles = max(cut.patches / 2, (2048 + 32 * cut.patches) / 128)
-            moving = 800 + 4 * loaded + 2 * sizes.py * cut.patches
+            product_cycles = max(cut.patches / 2, (2048 + 32 * cut.patches) / 128, 20)
+            moving = 800 + (4 if size == 2 else 8) * loaded + 2 * sizes.py * cut.patches
             building = 2000 + table / 8 / warpgroups
             work = max(products * product_cycles * at_once, products * max(product_cycles, 32) + moving)
             cycles = waves * (rounds * work + moving + building)
