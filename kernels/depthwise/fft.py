@@ -15,13 +15,13 @@ blocks whose spectra fit its cache.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Hashable, Iterator
 from functools import cache
 
 import torch
 from torch.utils.weak import WeakTensorKeyDictionary
 
-__all__ = ["forward", "input_gradient", "smooth", "weight_gradient"]
+__all__ = ["forward", "input_gradient", "kept_spectrum", "smooth", "spread", "weight_gradient"]
 
 _KEPT_SIZES = 4
 # Bytes of spectra in flight on a CPU: about what its caches hold.
@@ -58,7 +58,7 @@ def input_gradient(grad: torch.Tensor, weight: torch.Tensor, shape: tuple[int, i
     Returns:
         (B, C, H, W), dtype and layout of `grad`.
     """
-    return _convolve(_spread(grad, shape, stride), weight, None, 1, turned=False)
+    return _convolve(spread(grad, shape, stride), weight, None, 1, turned=False)
 
 
 def weight_gradient(grad: torch.Tensor, x: torch.Tensor, kernel: tuple[int, int], stride: int = 1) -> torch.Tensor:
@@ -74,7 +74,7 @@ def weight_gradient(grad: torch.Tensor, x: torch.Tensor, kernel: tuple[int, int]
         (C, 1, kh, kw), dtype of `grad`.
     """
     size, dtype = _period(x, kernel), torch.promote_types(grad.dtype, torch.float32)
-    grad = _spread(grad, (x.shape[-2], x.shape[-1]), stride)
+    grad = spread(grad, (x.shape[-2], x.shape[-1]), stride)
     shifts = [torch.arange(-(k // 2), k // 2 + 1, device=x.device) % n for k, n in zip(kernel, size, strict=True)]
     sums = grad.new_empty((x.shape[1], 1, *kernel), dtype=dtype)
     with torch.no_grad():
@@ -111,28 +111,39 @@ def _spectrum(maps: torch.Tensor, dtype: torch.dtype, size: tuple[int, int]) -> 
 
 
 def _kernel_spectrum(weight: torch.Tensor, dtype: torch.dtype, size: tuple[int, int], turned: bool) -> torch.Tensor:
+    def make() -> torch.Tensor:
+        kernels = weight.detach()[:, 0]
+        return _spectrum(kernels.flip((-2, -1)) if turned else kernels, dtype, size)
+
+    return kept_spectrum(weight, (dtype, size, turned), make)
+
+
+def kept_spectrum(weight: torch.Tensor, key: Hashable, make: Callable[[], torch.Tensor]) -> torch.Tensor:
+    """What `make` gives, kept with a weight that is not trained for as long as its values stay.
+
+    Args:
+        weight: The kernels.
+        key: What else the spectrum depends on.
+        make: Computes it.
+    """
     if weight.requires_grad or weight.is_inference():
-        return _spectrum(_turn(weight.detach()[:, 0], turned), dtype, size)
-    # A kernel that is not trained keeps its spectrum. The stamp tells when its values were replaced in place.
+        return make()
+    # The stamp tells when values were replaced in place.
     stamp = (weight._version, weight.data_ptr(), weight.dtype, weight.device)
     entry = _spectra.get(weight)
     if entry is None or entry[0] != stamp:
         entry = _spectra[weight] = (stamp, {})
     kept = entry[1]
-    if (dtype, size, turned) not in kept:
+    if key not in kept:
         if len(kept) >= _KEPT_SIZES:
             kept.clear()
         # Made as an ordinary tensor even in inference mode, as a later call may need it in a graph.
         with torch.inference_mode(False), torch.no_grad():
-            kept[dtype, size, turned] = _spectrum(_turn(weight.detach()[:, 0], turned), dtype, size)
-    return kept[dtype, size, turned]
+            kept[key] = make()
+    return kept[key]
 
 
-def _turn(kernels: torch.Tensor, turned: bool) -> torch.Tensor:
-    return kernels.flip((-2, -1)) if turned else kernels
-
-
-def _spread(grad: torch.Tensor, shape: tuple[int, int], stride: int) -> torch.Tensor:
+def spread(grad: torch.Tensor, shape: tuple[int, int], stride: int) -> torch.Tensor:
     """The gradient at full resolution, zeros where the output grid has no point."""
     if stride == 1:
         return grad
