@@ -1,6 +1,7 @@
 """Depthwise convolution with kernels of any odd size: `depthwise_conv2d`.
 
-Back ends give the same function: `reference` (PyTorch's convolution), `fft` (any device), `toeplitz` (Triton, NVIDIA
+Back ends give the same function: `reference` (PyTorch's convolution), `fft` (any device),
+`native` (CPUs, where there is gcc), `toeplitz` (Triton, NVIDIA
 GPUs from Ampere on), `hopper` (the tensor cores of the H100 and H200). `auto` takes the fastest by the measured rules
 in `choose`; the argument `backend` or the environment variable `PALYNO_DEPTHWISE` decide otherwise.
 """
@@ -14,16 +15,16 @@ import torch.nn.functional as F
 
 from ...errors import UsageError
 from ..backends import asked_backend, exporting, hopper_runs, triton_runs
-from . import operator, reference
+from . import operator, reference, table
 
 __all__ = ["BACKENDS", "choose", "depthwise_conv2d"]
 
-BACKENDS = ("reference", "fft", "toeplitz", "hopper")
+BACKENDS = ("reference", "fft", "native", "toeplitz", "hopper")
 ACTIVATIONS = (None, "relu", "gelu")
 
 # Device: (smallest kernel side, smallest map side) from which the transform is faster than PyTorch's convolution,
-# measured with two threads of an AMD EPYC and on an NVIDIA H200.
-FFT_FROM = {"cpu": (17, 20), "cuda": (13, 20)}
+# measured on an NVIDIA H200. For CPUs see `table`.
+FFT_FROM = {"cuda": (13, 20)}
 
 
 def depthwise_conv2d(
@@ -76,21 +77,20 @@ def depthwise_conv2d(
         backend = choose(x, weight)
     else:
         _refuse(backend, x, weight)
-    with torch.autocast(kind, enabled=False):
-        if stride == 1 and (residual is not None or gate is not None or activation is not None):
-            tensors = (x, weight, bias, residual, gate)
-            trained = torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in tensors)
-            if not trained and (backend == "hopper" or (backend == "toeplitz" and gate is None)):
-                return operator.fused(x, weight, bias, residual, gate, activation, backend)
-        if backend == "reference":
-            y = reference.depthwise(x, weight, bias, stride)
-        else:
-            y = operator.depthwise(x, weight, bias, stride, backend, _for_weights(backend, x, weight))
-        if residual is not None:
-            y = y + residual
-        if gate is not None:
-            y = y + gate[..., None, None].to(y.dtype) * x.abs()
-        return F.relu(y) if activation == "relu" else F.gelu(y) if activation == "gelu" else y
+    if stride == 1 and (residual is not None or gate is not None or activation is not None):
+        tensors = (x, weight, bias, residual, gate)
+        trained = torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in tensors)
+        if not trained and (backend == "hopper" or (backend == "toeplitz" and gate is None)):
+            return operator.fused(x, weight, bias, residual, gate, activation, backend)
+    if backend == "reference":
+        y = reference.depthwise(x, weight, bias, stride)
+    else:
+        y = operator.depthwise(x, weight, bias, stride, backend, _for_weights(backend, x, weight))
+    if residual is not None:
+        y = y + residual
+    if gate is not None:
+        y = y + gate[..., None, None].to(y.dtype) * x.abs()
+    return F.relu(y) if activation == "relu" else F.gelu(y) if activation == "gelu" else y
 
 
 def choose(x: torch.Tensor, weight: torch.Tensor) -> str:
@@ -103,6 +103,8 @@ def choose(x: torch.Tensor, weight: torch.Tensor) -> str:
             return "hopper"
         if triton_runs(x, weight) and _supports("toeplitz", x, weight) is None and min(weight.shape[-2:]) >= 7:
             return "toeplitz"
+    if x.device.type == "cpu":
+        return table.choose(x, weight)
     if x.device.type not in FFT_FROM:
         return "reference"
     kernel, side = FFT_FROM[x.device.type]
@@ -135,7 +137,7 @@ def _refuse(backend: str, x: torch.Tensor, weight: torch.Tensor) -> None:
         why = f"it needs a GPU of compute capability 9.0 (H100, H200), and x is on {x.device}"
     elif backend == "toeplitz" and not triton_runs(x, weight):
         why = f"it needs Triton and an NVIDIA GPU from Ampere on, and x is on {x.device}"
-    elif backend in operator.DENSE:
+    elif backend in (*operator.DENSE, "native"):
         why = _supports(backend, x, weight)
     if why:
         raise UsageError(f"backend: {backend!r} cannot take these tensors: {why}; use backend='auto'")

@@ -35,10 +35,11 @@ def depthwise(
         (B, C, ceil(H / stride), ceil(W / stride)), contiguous, dtype of `x`.
     """
     module = _module(backend)
-    if backend in DENSE:
-        y = module.forward(x, weight, bias)
-        return y if stride == 1 else y[..., ::stride, ::stride].contiguous()
-    return module.forward(x, weight, bias, stride).contiguous()
+    with torch.autocast(x.device.type, enabled=False):
+        if backend in DENSE:
+            y = module.forward(x, weight, bias)
+            return y if stride == 1 else y[..., ::stride, ::stride].contiguous()
+        return module.forward(x, weight, bias, stride).contiguous()
 
 
 @torch.library.custom_op("palyno::depthwise_conv2d_backward", mutates_args=())
@@ -51,27 +52,34 @@ def _backward(
     gradient: str,
     needed: list[bool],
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    height, width = x.shape[-2:]
-    kernel = (weight.shape[-2], weight.shape[-1])
-    dense = grad
-    if stride > 1 and {backend, gradient} & set(DENSE):
-        dense = grad.new_zeros(x.shape)
-        dense[..., ::stride, ::stride] = grad
-    if not needed[0]:
-        for_input = x.new_empty(0)
-    elif backend == "hopper":
-        for_input = _module(backend).forward(dense, weight, turned=True)
-    elif backend == "toeplitz":
-        for_input = _module(backend).forward(dense, weight.flip(2, 3))
-    else:
-        for_input = _module(backend).input_gradient(grad, weight, (height, width), stride)
-    if not needed[1]:
-        for_weight = x.new_empty(0)
-    elif gradient in DENSE:
-        for_weight = _module(gradient).weight_gradient(dense, x, kernel)
-    else:
-        for_weight = _module(gradient).weight_gradient(grad, x, kernel, stride)
+    with torch.autocast(x.device.type, enabled=False):
+        dense = grad
+        if stride > 1 and {backend, gradient} & set(DENSE):
+            dense = grad.new_zeros(x.shape)
+            dense[..., ::stride, ::stride] = grad
+        for_input = _for_input(grad, dense, x, weight, stride, backend) if needed[0] else x.new_empty(0)
+        for_weight = _for_weight(grad, dense, x, weight, stride, gradient) if needed[1] else x.new_empty(0)
     return for_input.to(x.dtype).contiguous(), for_weight.to(weight.dtype).contiguous()
+
+
+def _for_input(
+    grad: torch.Tensor, dense: torch.Tensor, x: torch.Tensor, weight: torch.Tensor, stride: int, backend: str
+) -> torch.Tensor:
+    module = _module(backend)
+    if backend == "hopper":
+        return module.forward(dense, weight, turned=True)
+    if backend == "toeplitz":
+        return module.forward(dense, weight.flip(2, 3))
+    return module.input_gradient(grad, weight, (x.shape[2], x.shape[3]), stride)
+
+
+def _for_weight(
+    grad: torch.Tensor, dense: torch.Tensor, x: torch.Tensor, weight: torch.Tensor, stride: int, backend: str
+) -> torch.Tensor:
+    kernel = (weight.shape[2], weight.shape[3])
+    if backend in DENSE:
+        return _module(backend).weight_gradient(dense, x, kernel)
+    return _module(backend).weight_gradient(grad, x, kernel, stride)
 
 
 @torch.library.custom_op("palyno::depthwise_fused", mutates_args=())

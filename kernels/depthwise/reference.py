@@ -21,10 +21,10 @@ def depthwise(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None, 
     if x.device.type == "cpu" and not torch.jit.is_tracing():
         if x.dtype in (torch.float16, torch.bfloat16):
             # Processors without arithmetic of half precision take minutes for what takes milliseconds in single.
-            wide = (None if t is None else t.float() for t in (x, weight, bias))
-            return depthwise(*wide, stride).to(x.dtype)
+            with torch.autocast("cpu", enabled=False):
+                y = depthwise(x.float(), weight.float(), None if bias is None else bias.float(), stride)
+            return y.to(x.dtype)
         # In this order PyTorch has a kernel of its own for it, up to ten times faster.
         x = x.contiguous(memory_format=torch.channels_last)
     padding = (weight.shape[2] // 2, weight.shape[3] // 2)
-    bias = None if bias is None else bias.to(x.dtype)
-    return F.conv2d(x, weight.to(x.dtype), bias, stride, padding, groups=x.shape[1])
+    return F.conv2d(x, weight, bias, stride, padding, groups=x.shape[1])

@@ -66,7 +66,7 @@ def omni(
         factor = a2 * a1
         if gate.alpha is not None:
             x = x + (gate.alpha * gate.spectrum(factor * u.abs())).to(x.dtype)
-        factor = (gate.beta * factor)[..., 0, 0].float()
+        factor = (gate.beta * factor)[..., 0, 0].to(_wide(u))
     y = depthwise_conv2d(u, *large, residual=x, gate=factor, activation="relu")
     return F.conv2d(y, *leave)
 

@@ -1,0 +1,89 @@
+"""The depthwise convolution as an operator of PyTorch: compilers, exporters, autocast, the epilogue."""
+
+import pytest
+import torch
+import torch.nn.functional as F
+from palyno import UsageError
+from palyno.kernels import depthwise_conv2d
+from palyno.kernels.depthwise import operator
+
+
+def tensors(dtype=torch.float32, **options):
+    torch.manual_seed(0)
+    return tuple(torch.randn(s, dtype=dtype, **options) for s in ((2, 3, 24, 26), (3, 1, 17, 17), (3,)))
+
+
+@pytest.mark.parametrize("stride", [1, 2])
+def test_it_keeps_the_rules_of_operators(stride):
+    sample = tensors(torch.float64, requires_grad=True)
+    torch.library.opcheck(operator.depthwise, (*sample, stride, "fft", "fft"))
+
+
+def test_a_compiled_function_holds_it_whole():
+    x, weight, bias = tensors()
+    compiled = torch.compile(
+        lambda *t: F.relu(depthwise_conv2d(*t, backend="fft")), fullgraph=True, backend="aot_eager"
+    )
+    torch.testing.assert_close(compiled(x, weight, bias), F.relu(depthwise_conv2d(x, weight, bias, backend="fft")))
+
+
+def test_an_exported_program_holds_it_and_gives_the_same():
+    class Module(torch.nn.Module):
+        def forward(self, x, weight):
+            return depthwise_conv2d(x, weight, backend="fft")
+
+    x, weight, _ = tensors()
+    program = torch.export.export(Module(), (x, weight))
+    assert "palyno.depthwise_conv2d" in str(program.graph)
+    torch.testing.assert_close(program.module()(x, weight), depthwise_conv2d(x, weight, backend="fft"))
+
+
+def test_a_trace_holds_a_plain_convolution():
+    x, weight, _ = tensors()
+    traced = torch.jit.trace(lambda x: depthwise_conv2d(x, weight), x)
+    assert "aten::_convolution" in str(traced.inlined_graph) or "aten::conv2d" in str(traced.inlined_graph)
+
+
+def test_autocast_decides_the_type():
+    x, weight, bias = tensors()
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        y = depthwise_conv2d(x, weight, bias, backend="fft")
+    assert y.dtype == torch.bfloat16
+    expected = depthwise_conv2d(x.bfloat16().float(), weight.bfloat16().float(), bias.bfloat16().float())
+    torch.testing.assert_close(y.float(), expected, rtol=0.01, atol=0.05)
+
+
+@pytest.mark.parametrize("backend", ["reference", "fft"])
+@pytest.mark.parametrize("activation", [None, "relu", "gelu"])
+def test_the_epilogue_is_what_it_says(backend, activation):
+    x, weight, bias = tensors(torch.float64)
+    residual, gate = torch.randn_like(x), torch.randn(2, 3, dtype=torch.float64)
+    y = depthwise_conv2d(x, weight, bias, residual=residual, gate=gate, activation=activation, backend=backend)
+    expected = F.conv2d(x, weight, bias, padding=8, groups=3) + residual + gate[..., None, None] * x.abs()
+    expected = {"relu": F.relu, "gelu": F.gelu, None: lambda t: t}[activation](expected)
+    torch.testing.assert_close(y, expected)
+
+
+def test_inference_mode_frozen_weights_and_unneeded_gradients():
+    x, weight, bias = tensors()
+    expected = depthwise_conv2d(x, weight, bias, backend="reference")
+    with torch.inference_mode():
+        torch.testing.assert_close(depthwise_conv2d(x, weight, bias, backend="fft"), expected, rtol=1e-4, atol=1e-4)
+    x.requires_grad_()
+    (only,) = torch.autograd.grad(depthwise_conv2d(x, weight, bias, backend="fft").sum(), x)
+    (same,) = torch.autograd.grad(depthwise_conv2d(x, weight, bias, backend="reference").sum(), x)
+    torch.testing.assert_close(only, same, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"activation": "silu"}, "activation: expected None, 'relu' or 'gelu', got 'silu'"),
+        ({"residual": torch.zeros(2, 3, 24, 25)}, r"residual: expected the output's \(2, 3, 24, 26\)"),
+        ({"gate": torch.zeros(3, 2)}, r"gate: expected \(2, 3\) and stride 1"),
+        ({"backend": "toeplitz2"}, "backend: expected auto, reference, fft, toeplitz, hopper; got 'toeplitz2'"),
+    ],
+)
+def test_what_cannot_be_is_refused(options, message):
+    with pytest.raises(UsageError, match=message):
+        depthwise_conv2d(*tensors(), **options)
