@@ -22,15 +22,15 @@ LOG2_E = 1.4426950408889634
 
 
 class Form(NamedTuple):
-    """Form of a block; see the sources: columns of a tile, warpgroups, tiles in shared memory, blocks together, and how."""
+    """Form of a block: columns of a tile, warpgroups, tiles in shared memory, blocks at once, and how (see the sources)."""
 
     columns: int
     groups: int
     stages: int
     blocks: int = 1
-    share: int = 1
+    exact: int = 9
     order: int = 0
-    lag: int = 1
+    lending: int = 0
 
     @property
     def rows(self) -> int:
@@ -39,17 +39,17 @@ class Form(NamedTuple):
 
     @property
     def threads(self) -> int:
-        """Threads of a block."""
-        return 128 * self.groups + (32 if self.lag < 0 else 0)
+        """Threads of a block, those that load included."""
+        return 128 * self.groups + (128 if self.lending else 32)
 
     def shared(self, channels: int, own: int) -> int:
-        """Bytes of shared memory of a block with so many matrices of its own, and room to begin at a multiple of 1024."""
+        """Bytes of shared memory, `own` matrices of the block and room to begin at a multiple of 1024 included."""
         return 2 * channels * (own * self.rows + 2 * self.stages * self.columns) + 16 * self.stages + 8 + 1024
 
 
-FORWARD = {64: Form(128, 3, 4), 128: Form(64, 3, 3)}
-KEYS = {64: Form(64, 2, 3), 128: Form(32, 2, 3)}
-QUERIES = {64: Form(64, 3, 3), 128: Form(64, 2, 2)}
+FORWARD = {64: Form(64, 2, 3, 2, 0), 128: Form(64, 3, 4, 1, 0)}
+KEYS = {64: Form(64, 2, 3, 1, 8), 128: Form(32, 2, 3, 1, 8)}
+QUERIES = {64: Form(64, 3, 3, 1, 8), 128: Form(64, 2, 2, 1, 8)}
 
 
 class _Map(ctypes.Structure):
@@ -183,7 +183,7 @@ def binary(name: str, channels: int, kind: int, causal: bool, form: Form, **defi
     number = ("f16", "bf16")[kind]
     source = source.replace("CHANNELS_PRODUCT", _channels_product(number, form.columns))
     source = source.replace("COLUMNS_PRODUCT", _columns_product(number, channels))
-    names = ("BN", "GROUPS", "STAGES", "BLOCKS", "SHARE", "ORDER", "LAG")
+    names = ("BN", "GROUPS", "STAGES", "BLOCKS", "EXACT", "ORDER", "LENDING")
     definitions |= {"D": channels, "TYPE": kind, "CAUSAL": int(causal), **dict(zip(names, form, strict=True))}
     return compile_kernel(source, definitions, "sm_90a")
 

@@ -10,7 +10,9 @@
 //
 // Defined by the compiler's command line beyond `tiles.cu` and `weights.cu`: KEYS; SUMMED asks for db, a sum for each warp.
 
-extern "C" __global__ void __launch_bounds__(GROUPS * 128 + (LAG < 0 ? 32 : 0), BLOCKS)
+constexpr bool PACKED = EXACT < 8;
+
+extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS)
 differentiate(const __grid_constant__ Map x, const __grid_constant__ Map x2, const __grid_constant__ Map z, const __grid_constant__ Map z2,
               void* dx, void* dx2, float* db, const float* bias, const __grid_constant__ Problem problem) {
     extern __shared__ char memory[];
@@ -19,12 +21,11 @@ differentiate(const __grid_constant__ Map x, const __grid_constant__ Map x2, con
     const int group = __shfl_sync(0xffffffff, threadIdx.x / 128, 0), thread = threadIdx.x % 128, lane = threadIdx.x % 32;
     const int block = CAUSAL && !KEYS ? gridDim.x - 1 - blockIdx.x : blockIdx.x;  // longest first
     const int head = blockIdx.y % problem.heads, batch = blockIdx.y / problem.heads;
-    const int first = block * ROWS, mine = first + (GROUPS - 1 - group) * 64, row = mine + thread / 32 * 16 + lane / 4;
+    const int first = block * ROWS, mine = first + group * 64, row = mine + thread / 32 * 16 + lane / 4;
     const int begin = CAUSAL && KEYS ? first / BN : 0;
     const int end = ((CAUSAL && !KEYS ? min(problem.columns, first + (int)ROWS) : problem.columns) + BN - 1) / BN;
     const int from = CAUSAL && KEYS ? mine / BN : 0, to = CAUSAL && !KEYS ? min(end, (mine + 63) / BN + 1) : end;
     const float shift = (bias ? -1.4426950408889634f * bias[head] : problem.shift) - C, scale = problem.scale;
-    const float back = __uint_as_float(TINY);
     Stream stream{z, z2, tiles_at, full, empty, head, batch, begin, end, begin, 0, 0};
 
     if (threadIdx.x == 0) {
@@ -38,10 +39,12 @@ differentiate(const __grid_constant__ Map x, const __grid_constant__ Map x2, con
         }
     }
     __syncthreads();
-    if (LAG < 0 && group == GROUPS) {
+    if (group == GROUPS) {
+        give_registers();
         if (thread == 0) stream.serve();
         return;
     }
+    take_registers();
 
     float s[BN / 2], t[BN / 2], total[D / 2], total2[D / 2], sum = 0.f;
     u32 p[BN / 4], ds[BN / 4];
@@ -54,7 +57,7 @@ differentiate(const __grid_constant__ Map x, const __grid_constant__ Map x2, con
     await(ready, 0);
     // Tiles before this group's diagonal, and below those beyond it, are only given back.
     for (; stream.tile < min(from, end); stream.advance())
-        if (thread == 0) stream.leave(group == 0);
+        if (thread == 0) stream.leave();
     while (stream.tile < to) {
         stream.wait();
         fence();
@@ -63,38 +66,59 @@ differentiate(const __grid_constant__ Map x, const __grid_constant__ Map x2, con
         finish<1>();
         raise(s, scale, shift);
         invert(s);
-        if (CAUSAL && (KEYS ? stream.tile * BN < mine + 63 : stream.tile * BN + BN - 1 > mine)) {
+        const bool masked = CAUSAL && (KEYS ? stream.tile * BN < mine + 63 : stream.tile * BN + BN - 1 > mine);
+        auto seen = [&](int column, int line) { return KEYS ? column >= line : column <= line; };
+        if (PACKED) {
+            round_off(p, s);
+            if (masked) {
 #pragma unroll
-            for (int i = 0; i < BN / 2; i++) {
-                int column = stream.tile * BN + i / 4 * 8 + lane % 4 * 2 + i % 2, line = row + i / 2 % 2 * 8;
-                if (KEYS ? column < line : column > line) s[i] = 0.f;
+                for (int i = 0; i < BN / 4; i++) {
+                    int column = stream.tile * BN + i / 2 * 8 + lane % 4 * 2, line = row + i % 2 * 8;
+                    p[i] &= (seen(column, line) ? 0xFFFF : 0) | (seen(column + 1, line) ? 0xFFFF0000 : 0);
+                }
             }
-        }
-        if (KEYS) {
+        } else {
+            if (masked) {
+#pragma unroll
+                for (int i = 0; i < BN / 2; i++)
+                    if (!seen(stream.tile * BN + i / 4 * 8 + lane % 4 * 2 + i % 2, row + i / 2 % 2 * 8)) s[i] = 0.f;
+            }
 #pragma unroll
             for (int i = 0; i < BN / 4; i++) p[i] = pack(s[2 * i], s[2 * i + 1]);
+        }
+        if (KEYS) {
             fence();
             add(total2, p, c2 + stream.place());
             finish<1>();
         } else finish<0>();
 #pragma unroll
-        for (int i = 0; i < BN / 2; i++) {
-            float w = C ? s[i] * back : s[i];
-            t[i] *= __fmaf_rn(-w, w, w);
-            if (SUMMED) sum += t[i];
-        }
+        for (int i = 0; i < BN / 4; i++) {
+            if (PACKED) {
+                u32 w, by = pack(t[2 * i], t[2 * i + 1]);
+                asm("fma.rn.bf16x2 %0, %1, %1, %1;" : "=r"(w) : "r"(p[i]));
+                asm("mul.rn.bf16x2 %0, %1, %2;" : "=r"(ds[i]) : "r"(w), "r"(by));
+                if (SUMMED) sum -= __uint_as_float(ds[i] << 16) + __uint_as_float(ds[i] & 0xFFFF0000);
+            } else {
 #pragma unroll
-        for (int i = 0; i < BN / 4; i++) ds[i] = pack(t[2 * i], t[2 * i + 1]);
+                for (int e = 2 * i; e < 2 * i + 2; e++) {
+                    float w = C ? s[e] * __uint_as_float(TINY) : s[e];
+                    t[e] *= __fmaf_rn(-w, w, w);
+                    if (SUMMED) sum += t[e];
+                }
+                ds[i] = pack(t[2 * i], t[2 * i + 1]);
+            }
+        }
         fence();
         add(total, ds, c + stream.place());
         finish<0>();
-        if (thread == 0) stream.leave(group == 0);
+        if (thread == 0) stream.leave();
         stream.advance();
     }
     for (; stream.tile < end; stream.advance())
-        if (thread == 0) stream.leave(group == 0);
-    store(dx, total, problem.slope, blockIdx.y, problem.rows, row, lane);
-    if (KEYS) store(dx2, total2, back, blockIdx.y, problem.rows, row, lane);
+        if (thread == 0) stream.leave();
+    const float sign = PACKED ? -1.f : 1.f;
+    store(dx, total, sign * problem.slope, blockIdx.y, problem.rows, row, lane);
+    if (KEYS) store(dx2, total2, sign * __uint_as_float(TINY), blockIdx.y, problem.rows, row, lane);
     if (SUMMED) {
 #pragma unroll
         for (int step = 16; step; step /= 2) sum += __shfl_xor_sync(0xffffffff, sum, step);

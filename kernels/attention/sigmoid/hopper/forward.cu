@@ -9,9 +9,9 @@
 // about 7 to 9 instructions, 128 a clock. Memory: q, k, v, y once; from the second-level cache k and v once a block.
 //
 // Defined by the compiler's command line beyond `tiles.cu` and `weights.cu`: ORDER 1 asks for the next S before this tile's
-// product with v.
+// product with v, 2 before this tile's weights.
 
-extern "C" __global__ void __launch_bounds__(GROUPS * 128 + (LAG < 0 ? 32 : 0), BLOCKS)
+extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS)
 attend(const __grid_constant__ Map q, const __grid_constant__ Map k, const __grid_constant__ Map v, void* y, const float* bias, const __grid_constant__ Problem problem) {
     extern __shared__ char memory[];
     const u32 queries_at = (shared_address(memory) + 1023) / 1024 * 1024, tiles_at = queries_at + OWN;
@@ -20,8 +20,7 @@ attend(const __grid_constant__ Map q, const __grid_constant__ Map k, const __gri
     const int block = CAUSAL ? gridDim.x - 1 - blockIdx.x : blockIdx.x;  // longest first
     const int head = blockIdx.y % problem.heads, batch = blockIdx.y / problem.heads;
     const int first = block * ROWS;
-    // The last rows to the group that loads, as where causal it must be the last to end.
-    const int mine = first + (GROUPS - 1 - group) * 64, row = mine + thread / 32 * 16 + lane / 4;
+    const int mine = first + group * 64, row = mine + thread / 32 * 16 + lane / 4;
     const int end = ((CAUSAL ? min(problem.columns, first + (int)ROWS) : problem.columns) + BN - 1) / BN;
     const int own = CAUSAL ? min(end, (mine + 63) / BN + 1) : end;
     const float shift = (bias ? -1.4426950408889634f * bias[head] : problem.shift) - C, scale = problem.scale;
@@ -35,10 +34,12 @@ attend(const __grid_constant__ Map q, const __grid_constant__ Map k, const __gri
         for (int half = 0; half < HALVES; half++) fetch(queries_at + half * (OWN / HALVES), q, ready, half * 64, first, head, batch);
     }
     __syncthreads();
-    if (LAG < 0 && group == GROUPS) {
+    if (group == GROUPS) {
+        give_registers();
         if (thread == 0) stream.serve();
         return;
     }
+    take_registers();
 
     float s[BN / 2], total[D / 2];
     u32 p[BN / 4];
@@ -47,42 +48,45 @@ attend(const __grid_constant__ Map q, const __grid_constant__ Map k, const __gri
     const u64 a = descriptor(queries_at + (mine - first) * 128, 0);
     const u64 b = descriptor(tiles_at, 0), c = descriptor(tiles_at + TILE, TILE / HALVES);
 
-    auto weigh = [&]() {
+    auto weigh = [&](float (&s)[BN / 2]) {
         raise(s, scale, shift);
-        if (SHARE) invert(s);
-        if (CAUSAL && stream.tile * BN + BN - 1 > mine) {
+        invert(s);
+    };
+    auto settle = [&](int tile, const float (&s)[BN / 2]) {
+        round_off(p, s);
+        if (CAUSAL && tile * BN + BN - 1 > mine) {
 #pragma unroll
-            for (int i = 0; i < BN / 2; i++)
-                if (stream.tile * BN + i / 4 * 8 + lane % 4 * 2 + i % 2 > row + i / 2 % 2 * 8) s[i] = SHARE ? 0.f : 1e38f;
+            for (int i = 0; i < BN / 4; i++) {
+                int column = tile * BN + i / 2 * 8 + lane % 4 * 2, line = row + i % 2 * 8;
+                p[i] &= (column <= line ? 0xFFFF : 0) | (column < line ? 0xFFFF0000 : 0);
+            }
         }
     };
-    auto round_off = [&]() {
-#pragma unroll
-        for (int i = 0; i < BN / 4; i++) p[i] = rounded(s[2 * i], s[2 * i + 1]);
+    auto leave = [&](const Stream& stream) {
+        if (thread == 0) stream.leave();
     };
 
     await(ready, 0);
     if (ORDER == 0) {
-        while (stream.tile < own) {
+        for (; stream.tile < own; stream.advance()) {
             stream.wait();
             fence();
             ask(s, a, b + stream.place());
             finish<0>();
-            weigh();
-            round_off();
+            weigh(s);
+            settle(stream.tile, s);
             fence();
             add(total, p, c + stream.place());
             finish<0>();
-            if (thread == 0) stream.leave(group == 0);
-            stream.advance();
+            leave(stream);
         }
-    } else {
+    } else if (ORDER == 1) {
         stream.wait();
         fence();
         ask(s, a, b);
         finish<0>();
-        weigh();
-        round_off();
+        weigh(s);
+        settle(0, s);
         while (stream.tile + 1 < own) {
             Stream before = stream;
             stream.advance();
@@ -91,19 +95,55 @@ attend(const __grid_constant__ Map q, const __grid_constant__ Map k, const __gri
             ask(s, a, b + stream.place());
             add(total, p, c + before.place());
             finish<1>();
-            weigh();
+            weigh(s);
             finish<0>();
-            if (thread == 0) before.leave(group == 0);
-            round_off();
+            leave(before);
+            settle(stream.tile, s);
         }
         fence();
         add(total, p, c + stream.place());
         finish<0>();
-        if (thread == 0) stream.leave(group == 0);
+        leave(stream);
         stream.advance();
+    } else {
+        float s2[BN / 2];
+        stream.wait();
+        fence();
+        ask(s, a, b);
+        finish<0>();
+        // Both products of the tensor cores run beside the weights: the next tile's S, and the last tile's total.
+        auto turn = [&](float (&s)[BN / 2], float (&next)[BN / 2]) {
+            Stream before = stream;
+            stream.advance();
+            stream.wait();
+            fence();
+            ask(next, a, b + stream.place());
+            weigh(s);
+            settle(before.tile, s);
+            fence();
+            add(total, p, c + before.place());
+            finish<0>();
+            leave(before);
+        };
+        auto end_with = [&](float (&s)[BN / 2]) {
+            weigh(s);
+            settle(stream.tile, s);
+            fence();
+            add(total, p, c + stream.place());
+            finish<0>();
+            leave(stream);
+            stream.advance();
+        };
+        while (stream.tile + 2 < own) {
+            turn(s, s2);
+            turn(s2, s);
+        }
+        if (stream.tile + 1 < own) {
+            turn(s, s2);
+            end_with(s2);
+        } else end_with(s);
     }
     // Tiles beyond this group's diagonal are only given back.
-    for (; stream.tile < end; stream.advance())
-        if (thread == 0) stream.leave(group == 0);
-    store(y, total, SHARE ? __uint_as_float(TINY) : -1.f, blockIdx.y, problem.rows, row, lane);
+    for (; stream.tile < end; stream.advance()) leave(stream);
+    store(y, total, NEGATIVE ? -__uint_as_float(TINY) : __uint_as_float(TINY), blockIdx.y, problem.rows, row, lane);
 }

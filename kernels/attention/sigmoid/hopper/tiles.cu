@@ -4,10 +4,10 @@
 // time stream past, STAGES tiles in shared memory. Tiles are zeros past the end. Matrices lie in shared memory as rows of 128
 // bytes (64 channels), 8 of them swizzled: the same tile serves wgmma as b^T (over channels) and as b (over rows).
 //
-// Whoever loads waits until all groups have left a place: LAG says how many tiles later the first group, which does it
-// beside its own work, looks back; -1 gives the task to a warp of its own.
+// Loading is the only task of one more warp, or with LENDING of one more warpgroup, which gives its registers to the others
+// (they are handed out by the warpgroup, and the compiler's limit is for all threads alike).
 //
-// Defined by the compiler's command line: D 64 or 128; BN; GROUPS; STAGES; BLOCKS a multiprocessor; LAG; TYPE 0 float16,
+// Defined by the compiler's command line: D 64 or 128; BN; GROUPS; STAGES; BLOCKS a multiprocessor; LENDING; TYPE 0 float16,
 // 1 bfloat16; CAUSAL.
 
 using u32 = unsigned int;
@@ -17,6 +17,10 @@ constexpr int HALVES = D / 64;
 constexpr u32 TILE = BN * D * 2;    // bytes of a tile
 constexpr u32 ROWS = GROUPS * 64;   // of a block
 constexpr u32 OWN = ROWS * D * 2;   // their bytes
+constexpr int THREADS = GROUPS * 128 + (LENDING ? 128 : 32);
+constexpr int REGISTERS = 65536 / BLOCKS / THREADS / 8 * 8;  // of a thread, at first
+constexpr int KEPT = 24;
+constexpr int GIVEN = ((REGISTERS < 248 ? REGISTERS : 248) * (GROUPS + 1) - KEPT) / GROUPS / 8 * 8;
 
 struct alignas(64) Map {
     char opaque[128];
@@ -140,16 +144,16 @@ struct Stream {
     }
 
     // One thread of a group says that the group has read the tile.
-    __device__ __forceinline__ void leave(bool loads) const {
-        arrive(empty + 8 * stage);
-        int next = tile - LAG + STAGES;
-        if (LAG >= 0 && loads && tile - begin >= LAG && next < end) {
-            u32 old = stage < LAG ? stage + STAGES - LAG : stage - LAG;
-            await(empty + 8 * old, (stage < LAG ? round - 1 : round) & 1);
-            load(next, old);
-        }
-    }
+    __device__ __forceinline__ void leave() const { arrive(empty + 8 * stage); }
 };
+
+__device__ __forceinline__ void give_registers() {
+    if (LENDING) asm volatile("setmaxnreg.dec.sync.aligned.u32 %0;" ::"n"(KEPT));
+}
+
+__device__ __forceinline__ void take_registers() {
+    if (LENDING) asm volatile("setmaxnreg.inc.sync.aligned.u32 %0;" ::"n"(GIVEN < 240 ? GIVEN : 240));
+}
 
 // 64 rows of a gradient or output, contiguous, from the registers of a group.
 __device__ __forceinline__ void store(void* to, const float (&total)[D / 2], float factor, long matrix, int rows, int row, int lane) {
