@@ -21,7 +21,7 @@ from functools import cache
 import torch
 from torch.utils.weak import WeakTensorKeyDictionary
 
-__all__ = ["forward", "input_gradient", "kept_spectrum", "smooth", "spread", "weight_gradient"]
+__all__ = ["forward", "input_gradient", "kept_spectrum", "period", "smooth", "spread", "weight_gradient"]
 
 _KEPT_SIZES = 4
 # Bytes of spectra in flight on a CPU: about what its caches hold.
@@ -73,7 +73,7 @@ def weight_gradient(grad: torch.Tensor, x: torch.Tensor, kernel: tuple[int, int]
     Returns:
         (C, 1, kh, kw), dtype of `grad`.
     """
-    size, dtype = _period(x, kernel), torch.promote_types(grad.dtype, torch.float32)
+    size, dtype = _size(x, kernel), torch.promote_types(grad.dtype, torch.float32)
     grad = spread(grad, (x.shape[-2], x.shape[-1]), stride)
     shifts = [torch.arange(-(k // 2), k // 2 + 1, device=x.device) % n for k, n in zip(kernel, size, strict=True)]
     sums = grad.new_empty((x.shape[1], 1, *kernel), dtype=dtype)
@@ -89,7 +89,7 @@ def weight_gradient(grad: torch.Tensor, x: torch.Tensor, kernel: tuple[int, int]
 def _convolve(
     x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None, stride: int, *, turned: bool
 ) -> torch.Tensor:
-    size, dtype = _period(x, weight.shape[-2:]), torch.promote_types(x.dtype, torch.float32)
+    size, dtype = _size(x, (weight.shape[-2], weight.shape[-1])), torch.promote_types(x.dtype, torch.float32)
     kernels = _kernel_spectrum(weight, dtype, size, turned)
     top, left = weight.shape[-2] // 2, weight.shape[-1] // 2
     rows, columns = slice(top, top + x.shape[-2], stride), slice(left, left + x.shape[-1], stride)
@@ -160,12 +160,16 @@ def _blocks(x: torch.Tensor, size: tuple[int, int], dtype: torch.dtype) -> Itera
     return (slice(start, start + step) for start in range(0, channels, step))
 
 
-def _period(x: torch.Tensor, kernel: tuple[int, ...]) -> tuple[int, int]:
+def _size(x: torch.Tensor, kernel: tuple[int, int]) -> tuple[int, int]:
+    return period((x.shape[-2], x.shape[-1]), kernel, x.device.type == "cpu")
+
+
+def period(size: tuple[int, int], kernel: tuple[int, int], cpu: bool = True) -> tuple[int, int]:
+    """Lengths of the transforms for maps of (H, W) and kernels of (kh, kw)."""
     # A period below the kernel's own size would cut the kernel off.
-    least = [max(side + k // 2, k) for side, k in zip(x.shape[-2:], kernel, strict=True)]
+    least = [max(side + k // 2, k) for side, k in zip(size, kernel, strict=True)]
     # Measured with MKL: odd lengths take up to twice as long a point.
-    step = 4 if x.device.type == "cpu" else 1
-    rows, columns = (1 if n == 1 else smooth(n, step) for n in least)
+    rows, columns = (1 if n == 1 else smooth(n, 4 if cpu else 1) for n in least)
     return rows, columns
 
 

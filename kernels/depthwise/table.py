@@ -1,0 +1,57 @@
+"""The measured rule by which `auto` takes a back end on a CPU, as data: `table.json`.
+
+A convolution by transforms costs its points, whatever the kernel; a direct one its multiply-adds. The table says, for
+each width of vectors, from how many multiply-adds a point on the transform is faster, with and without gradients.
+`palyno.kernels.depthwise.sweep` measures what it rests on. `RULES` may be changed at run time.
+"""
+
+from __future__ import annotations
+
+import json
+from functools import cache
+from math import ceil
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from . import native
+from .fft import period
+
+__all__ = ["RULES", "choose"]
+
+
+def _read() -> dict[str, Any]:
+    rules: dict[str, Any] = json.loads((Path(__file__).parent / "table.json").read_text(encoding="utf-8"))["cpu"]
+    return rules
+
+
+RULES: dict[str, Any] = _read()
+
+
+def choose(x: torch.Tensor, weight: torch.Tensor) -> str:
+    """`reference`, `fft` or `native` for tensors on a CPU."""
+    training = torch.is_grad_enabled() and (x.requires_grad or weight.requires_grad)
+    backend = "fft" if native.supports(x, weight) else "native"
+    rule = RULES[backend].get(_instructions(), RULES[backend]["default"])["training" if training else "inference"]
+    batch, channels, height, width = x.shape
+    kh, kw = weight.shape[-2:]
+    work = batch * channels * height * width * kh * kw
+    points = _points(backend, batch * channels, (height, width), (kh, kw))
+    far = kh * kw >= rule["taps"] and work >= rule["multiply_adds"] and work >= rule["per_point"] * points
+    return backend if far else "reference"
+
+
+def _points(backend: str, planes: int, size: tuple[int, int], kernel: tuple[int, int]) -> int:
+    """Points that are transformed, lanes without a channel included."""
+    if backend == "fft":
+        rows, columns = period(size, kernel)
+        return planes * rows * columns
+    y, x = native.plan(size, kernel)
+    lanes = native.lanes()
+    return ceil(planes / lanes) * lanes * y.tiles * y.n * x.tiles * x.n
+
+
+@cache
+def _instructions() -> str:
+    return str(torch.backends.cpu.get_cpu_capability())
