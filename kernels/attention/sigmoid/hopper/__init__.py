@@ -22,7 +22,7 @@ LOG2_E = 1.4426950408889634
 
 
 class Form(NamedTuple):
-    """Form of a block: columns of a tile, warpgroups, tiles in shared memory, blocks at once, and how (see the sources)."""
+    """Form of a block: columns of a tile, warpgroups, tiles in memory, blocks at once, and how (see the sources)."""
 
     columns: int
     groups: int
