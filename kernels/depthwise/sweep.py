@@ -1,4 +1,4 @@
-"""Times every CPU back end against PyTorch's convolution over a grid of shapes; the figures of `table.json` are from it.
+"""Times every CPU back end against PyTorch's convolution over a grid of shapes; `table.json` rests on it.
 
 All candidates of a shape take turns, so that whatever else the machine does hits them alike; the least time of each is
 what the code takes when it is left alone, the median what it took on this day.
@@ -15,9 +15,9 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 
-from . import depthwise_conv2d, native
+from . import choose, depthwise_conv2d, native
 
-__all__ = ["SHAPES", "conditions", "shapes", "sweep"]
+__all__ = ["conditions", "shapes", "sweep"]
 
 Shape = tuple[int, int, int, int, int, int]
 
@@ -40,11 +40,8 @@ def shapes(
     return [shape for shape in grid if _work(shape) <= most]
 
 
-SHAPES: list[Shape] = shapes()
-
-
 def sweep(
-    over: Iterable[Shape] = tuple(SHAPES),
+    over: Iterable[Shape] | None = None,
     *,
     training: bool = False,
     seconds: float = 0.1,
@@ -53,7 +50,7 @@ def sweep(
     """Times of every candidate for each shape.
 
     Args:
-        over: Shapes.
+        over: Shapes; None for all of `shapes()`.
         training: Forward and backward, to maps and kernels; else forward with kernels that are not trained.
         seconds: To spend on each shape; every candidate runs at least three times.
         say: Called with each row as it is measured.
@@ -64,7 +61,7 @@ def sweep(
         `auto`, `native`, `fft` and `reference` are ours for planar maps, `auto_last` for channels last.
     """
     rows = []
-    for shape in over:
+    for shape in shapes() if over is None else over:
         rows.append(_row(shape, training, seconds))
         if say:
             say(rows[-1])
@@ -89,8 +86,6 @@ def conditions() -> dict[str, Any]:
 
 
 def _row(shape: Shape, training: bool, seconds: float) -> dict[str, Any]:
-    from . import choose
-
     batch, channels, height, width, kh, kw = shape
     generator = torch.Generator().manual_seed(0)
     x = torch.randn((batch, channels, height, width), generator=generator)
