@@ -17,6 +17,8 @@ from . import fused
 FORWARD_BLOCKS = 128
 BACKWARD_BLOCKS = 128
 LEVELS = 3
+# Blocks that a thread of the backward pass walks down: what it reads beyond its own rows counts less in a long strip.
+STRIP = 4
 
 
 def sobel_magnitude(x: torch.Tensor, levels: int, eps: float) -> tuple[torch.Tensor, ...]:
@@ -55,11 +57,14 @@ def _slope(x: torch.Tensor, words: torch.Tensor, gains: list[torch.Tensor], eps:
     x = x.contiguous(memory_format=order)
     slope = torch.empty_like(x)
     gains = [gain.contiguous(memory_format=order) for gain in gains] + [x] * (LEVELS - levels)
-    items, last = _blocks(x), order == torch.channels_last
+    blocks, last = -(-x.shape[2] // 8), order == torch.channels_last
+    strip = min(STRIP, blocks)
+    items = _blocks(x) // blocks * -(-blocks // strip)
     with torch.cuda.device_of(x):
         fused.slope_kernel[(triton.cdiv(items, BACKWARD_BLOCKS),)](
-            x, words, *gains, slope, eps, items, *x.shape[1:], N=BACKWARD_BLOCKS, LEVELS=levels,
-            WIDE=x.shape[3] % 8 == 0 and not last, LAST=last, num_warps=BACKWARD_BLOCKS // 32,
+            x, words, *gains, slope, eps, items, *x.shape[1:], strip, N=BACKWARD_BLOCKS, LEVELS=levels,
+            WIDE=x.shape[3] % 8 == 0 and not last, FULL=x.shape[2] % 8 == 0, LAST=last,
+            num_warps=BACKWARD_BLOCKS // 32,
         )  # fmt: skip
     return slope
 
@@ -97,8 +102,8 @@ def _blocks(x: torch.Tensor) -> int:
 
 def _made(x: torch.Tensor, levels: int, words: bool) -> list[torch.Tensor]:
     """The maps and, if asked, the words of their winners, not yet written."""
-    made = []
-    for i in range(1, levels + 1):
-        shape = (*x.shape[:2], -(-x.shape[2] // 2**i), -(-x.shape[3] // 2**i))
-        made.append(torch.empty(shape, dtype=x.dtype, device=x.device, memory_format=_order(x)))
-    return [*made, torch.empty(_blocks(x), dtype=torch.int64, device=x.device)] if words else made
+    sizes = [(*x.shape[:2], -(-x.shape[2] // 2**i), -(-x.shape[3] // 2**i)) for i in range(1, LEVELS + 1)]
+    made = [torch.empty(size, dtype=x.dtype, device=x.device, memory_format=_order(x)) for size in sizes[:levels]]
+    return (
+        [*made, torch.empty(sizes[-1], dtype=torch.int64, device=x.device, memory_format=_order(x))] if words else made
+    )
