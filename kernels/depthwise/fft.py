@@ -41,7 +41,7 @@ def forward(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None = N
         stride: Step of the output grid.
 
     Returns:
-        (B, C, ceil(H / stride), ceil(W / stride)), dtype and layout of `x`.
+        (B, C, ceil(H / stride), ceil(W / stride)), contiguous, dtype of `x`.
     """
     return _convolve(x, weight, bias, stride, turned=True)
 
@@ -56,7 +56,7 @@ def input_gradient(grad: torch.Tensor, weight: torch.Tensor, shape: tuple[int, i
         stride: Step of the output grid.
 
     Returns:
-        (B, C, H, W), dtype and layout of `grad`.
+        (B, C, H, W), contiguous, dtype of `grad`.
     """
     return _convolve(spread(grad, shape, stride), weight, None, 1, turned=False)
 
@@ -94,8 +94,7 @@ def _convolve(
     top, left = weight.shape[-2] // 2, weight.shape[-1] // 2
     rows, columns = slice(top, top + x.shape[-2], stride), slice(left, left + x.shape[-1], stride)
     shape = (*x.shape[:2], *(-(-side // stride) for side in x.shape[-2:]))
-    layout = torch.channels_last if x.is_contiguous(memory_format=torch.channels_last) else torch.contiguous_format
-    y = torch.empty(shape, dtype=x.dtype, device=x.device, memory_format=layout)
+    y = torch.empty(shape, dtype=x.dtype, device=x.device)
     for some in _blocks(x, size, dtype):
         product = _spectrum(x[:, some], dtype, size).mul_(kernels[some])
         cut = torch.fft.irfft2(product, s=size)[..., rows, columns]

@@ -64,6 +64,7 @@ class Cut(NamedTuple):
     n: int
 
 
+@cache
 def lanes() -> int:
     """Channels that go side by side; 0 where there is no compiler."""
     code = _code()
@@ -84,7 +85,7 @@ def supports(x: torch.Tensor, weight: torch.Tensor) -> str | None:
 
 
 def forward(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None = None, stride: int = 1) -> torch.Tensor:
-    """Same as `fft.forward`; deterministic, whatever the number of threads."""
+    """Same as `fft.forward`; the same bits whatever the number of threads."""
     return _convolve(x, weight, bias, stride, turned=True)
 
 
@@ -115,16 +116,22 @@ def _convolve(
     dtype, channels = x.dtype, x.shape[1]
     kernel = (weight.shape[-2], weight.shape[-1])
     x, bias = _plain(x), None if bias is None else bias.detach().float().contiguous()
-    cuts = plan((x.shape[-2], x.shape[-1]), kernel)
+    size = (x.shape[-2], x.shape[-1])
+    cuts, whole = _forward(size, kernel, stride, channels, torch.get_num_threads())
     spectra = kept_spectrum(weight, (cuts, turned), lambda: _spectra(weight.detach(), cuts, turned))
-    sides = [_side(cut, k // 2, k // 2 * (2 if cut.tiles > 1 else 1)) for cut, k in zip(cuts, kernel, strict=True)]
-    whole = _Plan(*sides, stride, _patterns(channels), torch.get_num_threads())
-    shape = (*x.shape[:2], *(-(-side // stride) for side in x.shape[-2:]))
-    layout = torch.channels_last if x.is_contiguous(memory_format=torch.channels_last) else torch.contiguous_format
-    y = torch.empty(shape, memory_format=layout)
+    y = torch.empty((*x.shape[:2], *(-(-side // stride) for side in size)))
     address = None if bias is None else ctypes.c_void_p(bias.data_ptr())
     _call("convolve", byref(whole), byref(_maps(x)), byref(_maps(y)), ctypes.c_void_p(spectra.data_ptr()), address)
     return y.to(dtype)
+
+
+@lru_cache(maxsize=1024)
+def _forward(
+    size: tuple[int, int], kernel: tuple[int, int], stride: int, channels: int, threads: int
+) -> tuple[tuple[Cut, Cut], _Plan]:
+    cuts = plan(size, kernel)
+    sides = [_side(cut, k // 2, k // 2 * (2 if cut.tiles > 1 else 1)) for cut, k in zip(cuts, kernel, strict=True)]
+    return cuts, _Plan(*sides, stride, _patterns(channels), threads)
 
 
 def _spectra(weight: torch.Tensor, cuts: tuple[Cut, Cut], turned: bool) -> torch.Tensor:

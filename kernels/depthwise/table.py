@@ -2,13 +2,13 @@
 
 A convolution by transforms costs its points, whatever the kernel; a direct one its multiply-adds. The table says, for
 each width of vectors, from how many multiply-adds a point on the transform is faster, with and without gradients.
-`palyno.kernels.depthwise.sweep` measures what it rests on. `RULES` may be changed at run time.
+`palyno.kernels.depthwise.sweep` measures what it rests on; `override` replaces it at run time.
 """
 
 from __future__ import annotations
 
 import json
-from functools import cache
+from functools import lru_cache
 from math import ceil
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,7 @@ import torch
 from . import native
 from .fft import period
 
-__all__ = ["RULES", "choose"]
+__all__ = ["RULES", "choose", "override"]
 
 
 def _read() -> dict[str, Any]:
@@ -29,17 +29,30 @@ def _read() -> dict[str, Any]:
 RULES: dict[str, Any] = _read()
 
 
+def override(rules: dict[str, Any] | None = None) -> None:
+    """Puts other rules, in the form of `RULES`, in place of the measured ones; None brings those back."""
+    global RULES
+    RULES = _read() if rules is None else rules
+    _choose.cache_clear()
+
+
 def choose(x: torch.Tensor, weight: torch.Tensor) -> str:
     """`reference`, `fft` or `native` for tensors on a CPU."""
     training = torch.is_grad_enabled() and (x.requires_grad or weight.requires_grad)
     backend = "fft" if native.supports(x, weight) else "native"
-    rule = RULES[backend].get(_instructions(), RULES[backend]["default"])["training" if training else "inference"]
-    batch, channels, height, width = x.shape
-    kh, kw = weight.shape[-2:]
-    work = batch * channels * height * width * kh * kw
-    points = _points(backend, batch * channels, (height, width), (kh, kw))
-    far = kh * kw >= rule["taps"] and work >= rule["multiply_adds"] and work >= rule["per_point"] * points
-    return backend if far else "reference"
+    return _choose(backend, training, tuple(x.shape), (weight.shape[-2], weight.shape[-1]))
+
+
+@lru_cache(maxsize=4096)
+def _choose(backend: str, training: bool, shape: tuple[int, ...], kernel: tuple[int, int]) -> str:
+    rules = RULES[backend]
+    rule = rules.get(torch.backends.cpu.get_cpu_capability(), rules["default"])["training" if training else "inference"]
+    batch, channels, height, width = shape
+    taps = kernel[0] * kernel[1]
+    work = batch * channels * height * width * taps
+    points = _points(backend, batch * channels, (height, width), kernel)
+    faster = taps >= rule["taps"] and work >= rule["multiply_adds"] and work >= rule["per_point"] * points
+    return backend if faster else "reference"
 
 
 def _points(backend: str, planes: int, size: tuple[int, int], kernel: tuple[int, int]) -> int:
@@ -50,8 +63,3 @@ def _points(backend: str, planes: int, size: tuple[int, int], kernel: tuple[int,
     y, x = native.plan(size, kernel)
     lanes = native.lanes()
     return ceil(planes / lanes) * lanes * y.tiles * y.n * x.tiles * x.n
-
-
-@cache
-def _instructions() -> str:
-    return str(torch.backends.cpu.get_cpu_capability())
