@@ -26,6 +26,7 @@ SCHEMA = 1
 OPERATORS = {
     "depthwise": ("depthwise", "cases"),
     "depthwise-sweep": ("depthwise", "sweep"),
+    "omni": ("omni", "cases"),
     "sobel": ("sobel", "cases"),
     "routing": ("attention", "routing_cases"),
     "sigmoid": ("attention", "sigmoid_cases"),

@@ -28,32 +28,43 @@ def cases(device: str, *, quick: bool = False) -> Iterator[Case]:
     dtype = "float16" if device == "cuda" else "float32"
     kind = getattr(torch, dtype)
 
-    def contender(name: str, role: str, order: Any, plain: bool) -> Contender:
+    def contender(name: str, role: str, order: Any, plain: bool, replayed: bool = False) -> Contender:
         def prepare(images: torch.Tensor) -> Any:
-            return _network(device, kind, order), images.contiguous(memory_format=order)
+            network, images = _network(device, kind, order), images.contiguous(memory_format=order)
+            with _operators(plain):
+                return _captured(network, images) if replayed else (network, images)
 
         def run(state: Any) -> torch.Tensor:
             network, images = state
             with _operators(plain):
                 return network(images)[0]
 
-        return Contender(name, run, prepare, role)
+        def replay(state: Any) -> torch.Tensor:
+            graph, result = state
+            graph.replay()
+            return result
+
+        return Contender(name, replay if replayed else run, prepare, role)
 
     def exact(images: torch.Tensor) -> torch.Tensor:
         with _operators(True):
             return _network(device, torch.float64, torch.contiguous_format)(images[:1].double())[0]
 
     orders = (("NCHW", torch.contiguous_format), ("channels_last", torch.channels_last))
+    ways = [("", False), (", CUDA graph", True)] if device == "cuda" else [("", False)]
+    contenders = [
+        contender(f"{who} {name}{way}", "peer" if plain else "ours", order, plain, replayed)
+        for who, plain in (("palyno", False), ("plain", True))
+        for name, order in orders
+        for way, replayed in ways
+    ]
     yield Case(
         operator="network",
         name=f"{MODEL}, inference",
         shape=shape,
         dtype=dtype,
         make=lambda: torch.rand(shape, device=device, dtype=kind),
-        contenders=[
-            *(contender(f"palyno {name}", "ours", order, False) for name, order in orders),
-            *(contender(f"plain {name}", "peer", order, True) for name, order in orders),
-        ],
+        contenders=contenders,
         exact=exact,
         part=lambda result: result[:1],
         bytes_=shape[0] * shape[1] * shape[2] * shape[3] * kind.itemsize,
@@ -75,6 +86,16 @@ def _network(device: str, dtype: torch.dtype, order: Any) -> Any:
         path, shipped = find_model(MODEL)
         model, _ = load_weights(path, shipped=shipped)
         return model.fuse().eval().requires_grad_(False).to(device, dtype).to(memory_format=order)
+
+
+def _captured(network: Any, images: torch.Tensor) -> Any:
+    """A graph of the network on these images and its result: launches, which depend on the CPU, stay out of it."""
+    for _ in range(3):
+        network(images)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph, stream=torch.cuda.current_stream()):
+        result = network(images)[0]
+    return graph, result
 
 
 @contextlib.contextmanager
