@@ -12,6 +12,7 @@ import torch
 import triton
 
 from . import fused
+from .reference import order
 
 # Threads a program, one block of 8 x 8 pixels each, of the forward and of the backward pass.
 FORWARD_BLOCKS = 128
@@ -32,9 +33,9 @@ def sobel_magnitude(x: torch.Tensor, levels: int, eps: float) -> tuple[torch.Ten
 )
 def _pyramid(x: torch.Tensor, levels: int, eps: float, words: bool) -> list[torch.Tensor]:
     made = _made(x, levels, words)
-    x = x.contiguous(memory_format=_order(x))
+    x = x.contiguous(memory_format=order(x))
     maps = made[:levels] + [x] * (LEVELS - levels)
-    items, last = _blocks(x), _order(x) == torch.channels_last
+    items, last = _blocks(x), order(x) == torch.channels_last
     with torch.cuda.device_of(x):
         fused.pyramid_kernel[(triton.cdiv(items, FORWARD_BLOCKS),)](
             x, *maps, made[-1], eps, items, *x.shape[1:], N=FORWARD_BLOCKS, LEVELS=levels, WORDS=words,
@@ -53,11 +54,11 @@ def _(x: torch.Tensor, levels: int, eps: float, words: bool) -> list[torch.Tenso
     "palyno::sobel_slope", mutates_args=(), schema="(Tensor x, Tensor words, Tensor[] gains, float eps) -> Tensor"
 )
 def _slope(x: torch.Tensor, words: torch.Tensor, gains: list[torch.Tensor], eps: float) -> torch.Tensor:
-    order, levels = _order(x), len(gains)
-    x = x.contiguous(memory_format=order)
+    kept, levels = order(x), len(gains)
+    x = x.contiguous(memory_format=kept)
     slope = torch.empty_like(x)
-    gains = [gain.contiguous(memory_format=order) for gain in gains] + [x] * (LEVELS - levels)
-    blocks, last = -(-x.shape[2] // 8), order == torch.channels_last
+    gains = [gain.contiguous(memory_format=kept) for gain in gains] + [x] * (LEVELS - levels)
+    blocks, last = -(-x.shape[2] // 8), kept == torch.channels_last
     strip = min(STRIP, blocks)
     items = _blocks(x) // blocks * -(-blocks // strip)
     with torch.cuda.device_of(x):
@@ -71,7 +72,7 @@ def _slope(x: torch.Tensor, words: torch.Tensor, gains: list[torch.Tensor], eps:
 
 @_slope.register_fake
 def _(x: torch.Tensor, words: torch.Tensor, gains: list[torch.Tensor], eps: float) -> torch.Tensor:
-    return torch.empty_like(x, memory_format=_order(x))
+    return torch.empty_like(x, memory_format=order(x))
 
 
 def _remember(ctx: Any, inputs: tuple[Any, ...], output: list[torch.Tensor]) -> None:
@@ -91,11 +92,6 @@ def _differentiate(ctx: Any, gains: list[torch.Tensor | None]) -> tuple[torch.Te
 _pyramid.register_autograd(_differentiate, setup_context=_remember)
 
 
-def _order(x: torch.Tensor) -> torch.memory_format:
-    last = x.is_contiguous(memory_format=torch.channels_last) and not x.is_contiguous()
-    return torch.channels_last if last else torch.contiguous_format
-
-
 def _blocks(x: torch.Tensor) -> int:
     return x.shape[0] * x.shape[1] * -(-x.shape[2] // 8) * -(-x.shape[3] // 8)
 
@@ -103,7 +99,7 @@ def _blocks(x: torch.Tensor) -> int:
 def _made(x: torch.Tensor, levels: int, words: bool) -> list[torch.Tensor]:
     """The maps and, if asked, the words of their winners, not yet written."""
     sizes = [(*x.shape[:2], -(-x.shape[2] // 2**i), -(-x.shape[3] // 2**i)) for i in range(1, LEVELS + 1)]
-    made = [torch.empty(size, dtype=x.dtype, device=x.device, memory_format=_order(x)) for size in sizes[:levels]]
+    made = [torch.empty(size, dtype=x.dtype, device=x.device, memory_format=order(x)) for size in sizes[:levels]]
     return (
-        [*made, torch.empty(sizes[-1], dtype=torch.int64, device=x.device, memory_format=_order(x))] if words else made
+        [*made, torch.empty(sizes[-1], dtype=torch.int64, device=x.device, memory_format=order(x))] if words else made
     )

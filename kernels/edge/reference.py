@@ -22,7 +22,8 @@ def sobel_magnitude(x: torch.Tensor, levels: int, eps: float) -> tuple[torch.Ten
     Returns:
         Level i of (B, C, ceil(H / 2^i), ceil(W / 2^i)), dtype of `x`.
     """
-    return tuple(level.to(x.dtype) for level in pyramid(squared_gradient(x), levels, eps))
+    maps = pyramid(squared_gradient(x), levels, eps)
+    return tuple(level.to(x.dtype).contiguous(memory_format=order(x)) for level in maps)
 
 
 def squared_gradient(x: torch.Tensor) -> torch.Tensor:
@@ -43,3 +44,9 @@ def pyramid(squares: torch.Tensor, levels: int, eps: float) -> list[torch.Tensor
         squares = F.max_pool2d(squares, 2, 2, ceil_mode=True)
         maps.append((squares + eps).sqrt())
     return maps
+
+
+def order(x: torch.Tensor) -> torch.memory_format:
+    """The order of memory of the maps that belong to `x`: its own if it is dense, else row by row."""
+    last = x.is_contiguous(memory_format=torch.channels_last) and not x.is_contiguous()
+    return torch.channels_last if last else torch.contiguous_format
