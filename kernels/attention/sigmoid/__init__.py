@@ -16,12 +16,15 @@ from ....errors import UsageError
 from ...backends import asked_backend, exporting, hopper_runs, interpreting, triton_runs
 from . import hopper, reference
 
-__all__ = ["BACKENDS", "sigmoid_attention"]
+__all__ = ["BACKENDS", "choose", "sigmoid_attention"]
 
 BACKENDS = ("reference", "triton", "hopper")
 HEADS = (32, 64, 128)
 DTYPES = (torch.float16, torch.bfloat16, torch.float32)
 NAME = "sigmoid_attention"
+
+# A matrix of weights of so many elements, 1 GiB, may lie in memory.
+MOST_WEIGHTS = 2**28
 
 
 def sigmoid_attention(
@@ -69,8 +72,7 @@ def sigmoid_attention(
         _check(q, k, v, bias, causal)
     backend = asked_backend("sigmoid", backend, BACKENDS)
     if backend == "auto":
-        fits = [name for name in ("hopper", "triton") if q.is_cuda and not exporting() and not _refusal(name, q, k, v)]
-        backend = fits[0] if fits else "reference"
+        backend = choose(q, k, v)
     elif backend != "reference" and (why := _refusal(backend, q, k, v)):
         raise UsageError(f"{NAME}: backend {backend!r} expected {why}; use 'reference' or 'auto'")
     with torch.autocast(kind, enabled=False):
@@ -84,6 +86,19 @@ def sigmoid_attention(
         else:
             bias = None
         return flash(q, k, v, bias, shift, causal, backend == "hopper")
+
+
+def choose(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> str:
+    """The back end that `auto` takes for these tensors."""
+    # Exported graphs need plain operators: other runtimes have none of ours.
+    if not q.is_cuda or exporting():
+        return "reference"
+    # Gradients of float32 by 128 channels take twice the reference's time, which has the memory for moderate lengths.
+    wanted = torch.is_grad_enabled() and any(x.requires_grad for x in (q, k, v))
+    if wanted and q.dtype == torch.float32 and q.shape[3] == 128 and q[..., 0].numel() * k.shape[2] <= MOST_WEIGHTS:
+        return "reference"
+    fits = [name for name in ("hopper", "triton") if not _refusal(name, q, k, v)]
+    return fits[0] if fits else "reference"
 
 
 def _refusal(backend: str, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> str | None:

@@ -26,7 +26,7 @@ differentiate(const __grid_constant__ Map x, const __grid_constant__ Map x2, con
     const int end = ((CAUSAL && !KEYS ? min(problem.columns, first + (int)ROWS) : problem.columns) + BN - 1) / BN;
     const int from = CAUSAL && KEYS ? mine / BN : 0, to = CAUSAL && !KEYS ? min(end, (mine + 63) / BN + 1) : end;
     const float shift = (bias ? -1.4426950408889634f * bias[head] : problem.shift) - C, scale = problem.scale;
-    Stream stream{z, z2, tiles_at, full, empty, head, batch, begin, end, begin, 0, 0};
+    Stream stream{&z, &z2, tiles_at, full, empty, head, batch, begin, end, begin, 0, 0};
 
     if (threadIdx.x == 0) {
         initialise(ready, 1);
@@ -50,53 +50,68 @@ differentiate(const __grid_constant__ Map x, const __grid_constant__ Map x2, con
     u32 p[BN / 4], ds[BN / 4];
 #pragma unroll
     for (int i = 0; i < D / 2; i++) total[i] = total2[i] = 0.f;
-    const u64 a = descriptor(own_at + (mine - first) * 128, 0), a2 = a + (OWN >> 4);
     const u64 b = descriptor(tiles_at, 0), b2 = b + (TILE >> 4);
     const u64 c = descriptor(tiles_at, TILE / HALVES), c2 = c + (TILE >> 4);
 
     await(ready, 0);
+#if HELD
+    u32 a[D / 4], a2[D / 4];
+    hold(a, own_at + (mine - first) * 128);
+    hold(a2, own_at + OWN + (mine - first) * 128);
+#else
+    const u64 a = descriptor(own_at + (mine - first) * 128, 0), a2 = a + (OWN >> 4);
+#endif
     // Tiles before this group's diagonal, and below those beyond it, are only given back.
     for (; stream.tile < min(from, end); stream.advance())
         if (thread == 0) stream.leave();
-    while (stream.tile < to) {
-        stream.wait();
-        fence();
-        ask(s, a, b + stream.place());
-        ask(t, a2, b2 + stream.place());
-        finish<1>();
-        raise(s, scale, shift);
-        invert(s);
+    const auto seen = [](int column, int line) { return KEYS ? column >= line : column <= line; };
+    auto weigh = [&](const Stream& stream) {
         const bool masked = CAUSAL && (KEYS ? stream.tile * BN < mine + 63 : stream.tile * BN + BN - 1 > mine);
-        auto seen = [&](int column, int line) { return KEYS ? column >= line : column <= line; };
         if (PACKED) {
-            round_off(p, s);
-            if (masked) {
+            u32 sign[BN / 4];
 #pragma unroll
-                for (int i = 0; i < BN / 4; i++) {
+            for (int i = 0; i < BN / 2; i++) s[i] = __fmaf_rn(s[i], scale, shift);
+#pragma unroll
+            for (int i = 0; i < BN / 4; i++) asm("prmt.b32 %0, %1, %2, 0xFFBB;" : "=r"(sign[i]) : "f"(s[2 * i]), "f"(s[2 * i + 1]));
+#pragma unroll
+            for (int i = 0; i < BN / 2; i++) s[i] = exp2_(fabsf(s[i])) + 1.f;
+            invert(s);
+            round_off(p, s);
+#pragma unroll
+            for (int i = 0; i < BN / 4; i++) {
+                if (masked) {
                     int column = stream.tile * BN + i / 2 * 8 + lane % 4 * 2, line = row + i % 2 * 8;
-                    p[i] &= (seen(column, line) ? 0xFFFF : 0) | (seen(column + 1, line) ? 0xFFFF0000 : 0);
+                    u32 keep = (seen(column, line) ? 0xFFFF : 0) | (seen(column + 1, line) ? 0xFFFF0000 : 0);
+                    p[i] &= keep;
+                    sign[i] &= keep;
+                }
+                asm("fma.rn.bf16x2 %0, %1, %1, %1;" : "=r"(ds[i]) : "r"(p[i]));
+                if (KEYS) {
+                    u32 one = sign[i] & 0xBF80BF80;
+                    p[i] ^= sign[i] & 0x80008000;
+                    asm("add.rn.bf16x2 %0, %0, %1;" : "+r"(p[i]) : "r"(one));
                 }
             }
         } else {
+            raise(s, scale, shift);
+            invert(s);
             if (masked) {
 #pragma unroll
                 for (int i = 0; i < BN / 2; i++)
                     if (!seen(stream.tile * BN + i / 4 * 8 + lane % 4 * 2 + i % 2, row + i / 2 % 2 * 8)) s[i] = 0.f;
             }
+            if (KEYS) {
 #pragma unroll
-            for (int i = 0; i < BN / 4; i++) p[i] = pack(s[2 * i], s[2 * i + 1]);
+                for (int i = 0; i < BN / 4; i++) p[i] = pack(s[2 * i], s[2 * i + 1]);
+            }
         }
-        if (KEYS) {
-            fence();
-            add(total2, p, c2 + stream.place());
-            finish<1>();
-        } else finish<0>();
+    };
+    auto slope = [&]() {
 #pragma unroll
         for (int i = 0; i < BN / 4; i++) {
             if (PACKED) {
-                u32 w, by = pack(t[2 * i], t[2 * i + 1]);
-                asm("fma.rn.bf16x2 %0, %1, %1, %1;" : "=r"(w) : "r"(p[i]));
-                asm("mul.rn.bf16x2 %0, %1, %2;" : "=r"(ds[i]) : "r"(w), "r"(by));
+                u32 by = pack(t[2 * i], t[2 * i + 1]);
+                asm("mul.rn.bf16x2 %0, %0, %1;" : "+r"(ds[i]) : "r"(by));
                 if (SUMMED) sum -= __uint_as_float(ds[i] << 16) + __uint_as_float(ds[i] & 0xFFFF0000);
             } else {
 #pragma unroll
@@ -108,10 +123,59 @@ differentiate(const __grid_constant__ Map x, const __grid_constant__ Map x2, con
                 ds[i] = pack(t[2 * i], t[2 * i + 1]);
             }
         }
+    };
+    auto leave = [&](const Stream& stream) {
+        if (thread == 0) stream.leave();
+    };
+    if (ORDER == 0) {
+        for (; stream.tile < to; stream.advance()) {
+            stream.wait();
+            fence();
+            ask(s, a, b + stream.place());
+            ask(t, a2, b2 + stream.place());
+            finish<1>();
+            weigh(stream);
+            if (KEYS) {
+                fence();
+                add(total2, p, c2 + stream.place());
+                finish<1>();
+            } else finish<0>();
+            slope();
+            fence();
+            add(total, ds, c + stream.place());
+            finish<0>();
+            leave(stream);
+        }
+    } else if (stream.tile < to) {
+        // Products that wait for each other's end are asked for at once, and dP is still under way while weights are computed.
+        stream.wait();
         fence();
+        ask(s, a, b + stream.place());
+        ask(t, a2, b2 + stream.place());
+        finish<1>();
+        while (stream.tile + 1 < to) {
+            Stream now = stream;
+            stream.advance();
+            weigh(now);
+            finish<0>();
+            slope();
+            stream.wait();
+            fence();
+            if (KEYS) add(total2, p, c2 + now.place());
+            add(total, ds, c + now.place());
+            ask(s, a, b + stream.place());
+            ask(t, a2, b2 + stream.place());
+            finish<1>();
+            leave(now);
+        }
+        weigh(stream);
+        finish<0>();
+        slope();
+        fence();
+        if (KEYS) add(total2, p, c2 + stream.place());
         add(total, ds, c + stream.place());
         finish<0>();
-        if (thread == 0) stream.leave();
+        leave(stream);
         stream.advance();
     }
     for (; stream.tile < end; stream.advance())

@@ -24,7 +24,7 @@ attend(const __grid_constant__ Map q, const __grid_constant__ Map k, const __gri
     const int end = ((CAUSAL ? min(problem.columns, first + (int)ROWS) : problem.columns) + BN - 1) / BN;
     const int own = CAUSAL ? min(end, (mine + 63) / BN + 1) : end;
     const float shift = (bias ? -1.4426950408889634f * bias[head] : problem.shift) - C, scale = problem.scale;
-    Stream stream{k, v, tiles_at, full, empty, head, batch, 0, end, 0, 0, 0};
+    Stream stream{&k, &v, tiles_at, full, empty, head, batch, 0, end, 0, 0, 0};
 
     if (threadIdx.x == 0) {
         initialise(ready, 1);
@@ -45,7 +45,6 @@ attend(const __grid_constant__ Map q, const __grid_constant__ Map k, const __gri
     u32 p[BN / 4];
 #pragma unroll
     for (int i = 0; i < D / 2; i++) total[i] = 0.f;
-    const u64 a = descriptor(queries_at + (mine - first) * 128, 0);
     const u64 b = descriptor(tiles_at, 0), c = descriptor(tiles_at + TILE, TILE / HALVES);
 
     auto weigh = [&](float (&s)[BN / 2]) {
@@ -67,6 +66,12 @@ attend(const __grid_constant__ Map q, const __grid_constant__ Map k, const __gri
     };
 
     await(ready, 0);
+#if HELD
+    u32 a[D / 4];
+    hold(a, queries_at + (mine - first) * 128);
+#else
+    const u64 a = descriptor(queries_at + (mine - first) * 128, 0);
+#endif
     if (ORDER == 0) {
         for (; stream.tile < own; stream.advance()) {
             stream.wait();
