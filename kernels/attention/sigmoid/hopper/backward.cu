@@ -8,9 +8,7 @@
 // in each: 8 D and 6 D operations a weight on the tensor cores, against 10 D of one kernel that would have to add up
 // dq in memory. Zeros past the end need no mask: they make dP = 0.
 //
-// Defined by the compiler's command line beyond `tiles.cu` and `weights.cu`: KEYS; SUMMED asks for db, a sum for each warp.
-
-constexpr bool PACKED = EXACT < 8;
+// Defined by the compiler's command line beyond `tiles.cu` and `weights.cu` (EXACT 8 or 9): KEYS; SUMMED asks for db, a sum for each warp.
 
 extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS)
 differentiate(const __grid_constant__ Map x, const __grid_constant__ Map x2, const __grid_constant__ Map z, const __grid_constant__ Map z2,
@@ -54,135 +52,49 @@ differentiate(const __grid_constant__ Map x, const __grid_constant__ Map x2, con
     const u64 c = descriptor(tiles_at, TILE / HALVES), c2 = c + (TILE >> 4);
 
     await(ready, 0);
-#if HELD
-    u32 a[D / 4], a2[D / 4];
-    hold(a, own_at + (mine - first) * 128);
-    hold(a2, own_at + OWN + (mine - first) * 128);
-#else
     const u64 a = descriptor(own_at + (mine - first) * 128, 0), a2 = a + (OWN >> 4);
-#endif
     // Tiles before this group's diagonal, and below those beyond it, are only given back.
     for (; stream.tile < min(from, end); stream.advance())
         if (thread == 0) stream.leave();
-    const auto seen = [](int column, int line) { return KEYS ? column >= line : column <= line; };
-    auto weigh = [&](const Stream& stream) {
-        const bool masked = CAUSAL && (KEYS ? stream.tile * BN < mine + 63 : stream.tile * BN + BN - 1 > mine);
-        if (PACKED) {
-            u32 sign[BN / 4];
-#pragma unroll
-            for (int i = 0; i < BN / 2; i++) s[i] = __fmaf_rn(s[i], scale, shift);
-#pragma unroll
-            for (int i = 0; i < BN / 4; i++) asm("prmt.b32 %0, %1, %2, 0xFFBB;" : "=r"(sign[i]) : "f"(s[2 * i]), "f"(s[2 * i + 1]));
-#pragma unroll
-            for (int i = 0; i < BN / 2; i++) s[i] = exp2_(fabsf(s[i])) + 1.f;
-            invert(s);
-            round_off(p, s);
-#pragma unroll
-            for (int i = 0; i < BN / 4; i++) {
-                if (masked) {
-                    int column = stream.tile * BN + i / 2 * 8 + lane % 4 * 2, line = row + i % 2 * 8;
-                    u32 keep = (seen(column, line) ? 0xFFFF : 0) | (seen(column + 1, line) ? 0xFFFF0000 : 0);
-                    p[i] &= keep;
-                    sign[i] &= keep;
-                }
-                asm("fma.rn.bf16x2 %0, %1, %1, %1;" : "=r"(ds[i]) : "r"(p[i]));
-                if (KEYS) {
-                    u32 one = sign[i] & 0xBF80BF80;
-                    p[i] ^= sign[i] & 0x80008000;
-                    asm("add.rn.bf16x2 %0, %0, %1;" : "+r"(p[i]) : "r"(one));
-                }
-            }
-        } else {
-            raise(s, scale, shift);
-            invert(s);
-            if (masked) {
-#pragma unroll
-                for (int i = 0; i < BN / 2; i++)
-                    if (!seen(stream.tile * BN + i / 4 * 8 + lane % 4 * 2 + i % 2, row + i / 2 % 2 * 8)) s[i] = 0.f;
-            }
-            if (KEYS) {
-#pragma unroll
-                for (int i = 0; i < BN / 4; i++) p[i] = pack(s[2 * i], s[2 * i + 1]);
-            }
-        }
-    };
-    auto slope = [&]() {
-#pragma unroll
-        for (int i = 0; i < BN / 4; i++) {
-            if (PACKED) {
-                u32 by = pack(t[2 * i], t[2 * i + 1]);
-                asm("mul.rn.bf16x2 %0, %0, %1;" : "+r"(ds[i]) : "r"(by));
-                if (SUMMED) sum -= __uint_as_float(ds[i] << 16) + __uint_as_float(ds[i] & 0xFFFF0000);
-            } else {
-#pragma unroll
-                for (int e = 2 * i; e < 2 * i + 2; e++) {
-                    float w = C ? s[e] * __uint_as_float(TINY) : s[e];
-                    t[e] *= __fmaf_rn(-w, w, w);
-                    if (SUMMED) sum += t[e];
-                }
-                ds[i] = pack(t[2 * i], t[2 * i + 1]);
-            }
-        }
-    };
-    auto leave = [&](const Stream& stream) {
-        if (thread == 0) stream.leave();
-    };
-    if (ORDER == 0) {
-        for (; stream.tile < to; stream.advance()) {
-            stream.wait();
-            fence();
-            ask(s, a, b + stream.place());
-            ask(t, a2, b2 + stream.place());
-            finish<1>();
-            weigh(stream);
-            if (KEYS) {
-                fence();
-                add(total2, p, c2 + stream.place());
-                finish<1>();
-            } else finish<0>();
-            slope();
-            fence();
-            add(total, ds, c + stream.place());
-            finish<0>();
-            leave(stream);
-        }
-    } else if (stream.tile < to) {
-        // Products that wait for each other's end are asked for at once, and dP is still under way while weights are computed.
+    for (; stream.tile < to; stream.advance()) {
         stream.wait();
         fence();
         ask(s, a, b + stream.place());
         ask(t, a2, b2 + stream.place());
         finish<1>();
-        while (stream.tile + 1 < to) {
-            Stream now = stream;
-            stream.advance();
-            weigh(now);
-            finish<0>();
-            slope();
-            stream.wait();
-            fence();
-            if (KEYS) add(total2, p, c2 + now.place());
-            add(total, ds, c + now.place());
-            ask(s, a, b + stream.place());
-            ask(t, a2, b2 + stream.place());
-            finish<1>();
-            leave(now);
+        raise(s, scale, shift);
+        invert(s);
+        if (CAUSAL && (KEYS ? stream.tile * BN < mine + 63 : stream.tile * BN + BN - 1 > mine)) {
+#pragma unroll
+            for (int i = 0; i < BN / 2; i++) {
+                int column = stream.tile * BN + i / 4 * 8 + lane % 4 * 2 + i % 2, line = row + i / 2 % 2 * 8;
+                if (KEYS ? column < line : column > line) s[i] = 0.f;
+            }
         }
-        weigh(stream);
-        finish<0>();
-        slope();
+        if (KEYS) {
+#pragma unroll
+            for (int i = 0; i < BN / 4; i++) p[i] = pack(s[2 * i], s[2 * i + 1]);
+            fence();
+            add(total2, p, c2 + stream.place());
+            finish<1>();
+        } else finish<0>();
+#pragma unroll
+        for (int i = 0; i < BN / 2; i++) {
+            float w = C ? s[i] * __uint_as_float(TINY) : s[i];
+            t[i] *= __fmaf_rn(-w, w, w);
+            if (SUMMED) sum += t[i];
+        }
+#pragma unroll
+        for (int i = 0; i < BN / 4; i++) ds[i] = pack(t[2 * i], t[2 * i + 1]);
         fence();
-        if (KEYS) add(total2, p, c2 + stream.place());
         add(total, ds, c + stream.place());
         finish<0>();
-        leave(stream);
-        stream.advance();
+        if (thread == 0) stream.leave();
     }
     for (; stream.tile < end; stream.advance())
         if (thread == 0) stream.leave();
-    const float sign = PACKED ? -1.f : 1.f;
-    store(dx, total, sign * problem.slope, blockIdx.y, problem.rows, row, lane);
-    if (KEYS) store(dx2, total2, sign * __uint_as_float(TINY), blockIdx.y, problem.rows, row, lane);
+    store(dx, total, problem.slope, blockIdx.y, problem.rows, row, lane);
+    if (KEYS) store(dx2, total2, __uint_as_float(TINY), blockIdx.y, problem.rows, row, lane);
     if (SUMMED) {
 #pragma unroll
         for (int step = 16; step; step /= 2) sum += __shfl_xor_sync(0xffffffff, sum, step);

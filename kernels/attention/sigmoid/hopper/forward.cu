@@ -9,7 +9,7 @@
 // about 7 to 9 instructions, 128 a clock. Memory: q, k, v, y once; from the second-level cache k and v once a block.
 //
 // Defined by the compiler's command line beyond `tiles.cu` and `weights.cu`: ORDER 1 asks for the next S before this tile's
-// product with v, 2 before this tile's weights.
+// product with v, which then runs beside the next weights.
 
 extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS)
 attend(const __grid_constant__ Map q, const __grid_constant__ Map k, const __grid_constant__ Map v, void* y, const float* bias, const __grid_constant__ Problem problem) {
@@ -66,12 +66,7 @@ attend(const __grid_constant__ Map q, const __grid_constant__ Map k, const __gri
     };
 
     await(ready, 0);
-#if HELD
-    u32 a[D / 4];
-    hold(a, queries_at + (mine - first) * 128);
-#else
     const u64 a = descriptor(queries_at + (mine - first) * 128, 0);
-#endif
     if (ORDER == 0) {
         for (; stream.tile < own; stream.advance()) {
             stream.wait();
@@ -85,7 +80,7 @@ attend(const __grid_constant__ Map q, const __grid_constant__ Map k, const __gri
             finish<0>();
             leave(stream);
         }
-    } else if (ORDER == 1) {
+    } else {
         stream.wait();
         fence();
         ask(s, a, b);
@@ -110,43 +105,6 @@ attend(const __grid_constant__ Map q, const __grid_constant__ Map k, const __gri
         finish<0>();
         leave(stream);
         stream.advance();
-    } else {
-        float s2[BN / 2];
-        stream.wait();
-        fence();
-        ask(s, a, b);
-        finish<0>();
-        // Both products of the tensor cores run beside the weights: the next tile's S, and the last tile's total.
-        auto turn = [&](float (&s)[BN / 2], float (&next)[BN / 2]) {
-            Stream before = stream;
-            stream.advance();
-            stream.wait();
-            fence();
-            ask(next, a, b + stream.place());
-            weigh(s);
-            settle(before.tile, s);
-            fence();
-            add(total, p, c + before.place());
-            finish<0>();
-            leave(before);
-        };
-        auto end_with = [&](float (&s)[BN / 2]) {
-            weigh(s);
-            settle(stream.tile, s);
-            fence();
-            add(total, p, c + stream.place());
-            finish<0>();
-            leave(stream);
-            stream.advance();
-        };
-        while (stream.tile + 2 < own) {
-            turn(s, s2);
-            turn(s2, s);
-        }
-        if (stream.tile + 1 < own) {
-            turn(s, s2);
-            end_with(s2);
-        } else end_with(s);
     }
     // Tiles beyond this group's diagonal are only given back.
     for (; stream.tile < end; stream.advance()) leave(stream);

@@ -68,9 +68,6 @@ __device__ __forceinline__ u64 descriptor(u32 address, u32 leading) {
 // s += a b^T over 16 channels of 64 rows and BN columns; unless told to accumulate, s = a b^T.
 __device__ __forceinline__ void multiply_channels(float (&s)[BN / 2], u64 a, u64 b, int accumulate) { CHANNELS_PRODUCT }
 
-// The same with 64 rows of a in registers.
-__device__ __forceinline__ void multiply_channels(float (&s)[BN / 2], const u32* a, u64 b, int accumulate) { HELD_PRODUCT }
-
 // total += p b over 16 columns of S, p in registers.
 __device__ __forceinline__ void multiply_columns(float (&total)[D / 2], const u32* p, u64 b) { COLUMNS_PRODUCT }
 
@@ -91,23 +88,6 @@ __device__ __forceinline__ void ask(float (&s)[BN / 2], u64 a, u64 b) {
     for (int step = 0; step < D / 16; step++)
         multiply_channels(s, a + step / 4 * (ROWS * 128 >> 4) + step % 4 * 2, b + step / 4 * (TILE / HALVES >> 4) + step % 4 * 2, step > 0);
     commit();
-}
-
-__device__ __forceinline__ void ask(float (&s)[BN / 2], const u32 (&a)[D / 4], u64 b) {
-#pragma unroll
-    for (int step = 0; step < D / 16; step++)
-        multiply_channels(s, a + 4 * step, b + step / 4 * (TILE / HALVES >> 4) + step % 4 * 2, step > 0);
-    commit();
-}
-
-// A thread's part of 64 rows, from where they lie in shared memory.
-__device__ __forceinline__ void hold(u32 (&a)[D / 4], u32 at) {
-    const u32 row = threadIdx.x % 128 / 32 * 16 + threadIdx.x % 16, chunk = threadIdx.x % 32 / 16;
-#pragma unroll
-    for (int step = 0; step < D / 16; step++)
-        asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0, %1, %2, %3}, [%4];"
-                     : "=r"(a[4 * step]), "=r"(a[4 * step + 1]), "=r"(a[4 * step + 2]), "=r"(a[4 * step + 3])
-                     : "r"(at + step / 4 * (ROWS * 128) + row * 128 + ((step % 4 * 2 + chunk) ^ row % 8) * 16));
 }
 
 // total += p b over all columns of a tile, left in flight.

@@ -10,7 +10,7 @@
 // C brings weights into float16's range, and products of pairs to the middle of float32's.
 
 constexpr bool PAIRS = EXACT == 9;
-constexpr int C = TYPE == 0 ? 15 : PAIRS && WIDE ? 60 : 0;
+constexpr int C = TYPE == 0 ? 15 : PAIRS ? 60 : 0;
 constexpr u32 TINY = (127 - C) << 23;
 constexpr bool NEGATIVE = EXACT < 8;  // Of mixed pairs the result has the sign changed, which saves an instruction.
 
