@@ -23,7 +23,7 @@ import torch
 import triton
 import triton.language as tl
 
-from .forward import LOG2_E, place
+from .forward import LOG2_E, origin, within
 from .inverse import Readers, invert
 from .regions import Regions
 from .tiles import Tiles, like, precision
@@ -41,12 +41,11 @@ def _queries(
     o_b, o_c, o_y, o_x, g_b, g_c, g_y, g_x, dq_b, dq_c, dq_y, dq_x,
     heads, height, width, columns, regions, topk, scale, log_scale,
     D: tl.constexpr, BLOCK_D: tl.constexpr, HEIGHT: tl.constexpr, WIDTH: tl.constexpr,
-    BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, FLAT: tl.constexpr, FITS: tl.constexpr, WHOLE: tl.constexpr,
-    PRECISION: tl.constexpr,
+    BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, FITS: tl.constexpr, PRECISION: tl.constexpr, MODE: tl.constexpr,
 ):  # fmt: skip
     TOKENS: tl.constexpr = HEIGHT * WIDTH
     BLOCKS: tl.constexpr = (TOKENS + BLOCK_M - 1) // BLOCK_M
-    STEP: tl.constexpr = TOKENS if FLAT else (TOKENS + BLOCK_N - 1) // BLOCK_N * BLOCK_N
+    STEPS: tl.constexpr = (TOKENS + BLOCK_N - 1) // BLOCK_N
     program = tl.program_id(0)
     head = program % heads
     program = program // heads
@@ -58,49 +57,54 @@ def _queries(
     k += batch * k_b
     v += batch * v_b
     routes += (batch * regions + region) * topk
-    y, x, here = place(region, block * BLOCK_M + tl.arange(0, BLOCK_M), columns, height, width, HEIGHT, WIDTH)
+    token = block * BLOCK_M + tl.arange(0, BLOCK_M)
+    y, x = within(token, HEIGHT, WIDTH, BLOCK_M, FITS)
+    top, left = origin(region, columns, HEIGHT, WIDTH)
+    here = (token < TOKENS) & (top + y < height) & (left + x < width)
     here_d = here[:, None] & (d < D)[None, :]
-    q_at = q + batch * q_b + (y * q_y + x * q_x)[:, None] + (channel * q_c)[None, :]
-    g_at = d_out + batch * g_b + (y * g_y + x * g_x)[:, None] + (channel * g_c)[None, :]
-    o_at = out + batch * o_b + (y * o_y + x * o_x)[:, None] + (channel * o_c)[None, :]
-    if FITS and TOKENS % BLOCK_M == 0:
+    q_at = q + batch * q_b + top * q_y + left * q_x + (y * q_y + x * q_x)[:, None] + (channel * q_c)[None, :]
+    g_at = d_out + batch * g_b + top * g_y + left * g_x + (y * g_y + x * g_x)[:, None] + (channel * g_c)[None, :]
+    o_at = out + batch * o_b + top * o_y + left * o_x + (y * o_y + x * o_x)[:, None] + (channel * o_c)[None, :]
+    at = ((batch * heads + head) * height + top + y) * width + left + x
+    if FITS:
         queries = tl.load(q_at)
         grads = tl.load(g_at)
         outs = tl.load(o_at)
+        logs = tl.load(lse + at)
     else:
         queries = tl.load(q_at, mask=here_d, other=0.0)
         grads = tl.load(g_at, mask=here_d, other=0.0)
         outs = tl.load(o_at, mask=here_d, other=0.0)
-    at = ((batch * heads + head) * height + y) * width + x
-    logs = tl.load(lse + at, here, 0.0)
+        logs = tl.load(lse + at, mask=here, other=0.0)
     drop = tl.sum(outs.to(tl.float32) * grads.to(tl.float32), 1)
-    tl.store(delta + at, drop, here)
+    tl.store(delta + at, drop, mask=here)
     summed = tl.zeros([BLOCK_M, BLOCK_D], tl.float32)
-    n = tl.arange(0, BLOCK_N)
-    for start in range(0, topk * STEP, BLOCK_N):
-        if FLAT:
-            slot = (start + n) // TOKENS
-            read = tl.load(routes + slot, mask=slot < topk, other=0).to(tl.int32)
-            y_n, x_n, there = place(read, (start + n) % TOKENS, columns, height, width, HEIGHT, WIDTH)
-            there = there & (slot < topk)
-        else:
-            read = tl.load(routes + start // STEP).to(tl.int32)
-            y_n, x_n, there = place(read, start % STEP + n, columns, height, width, HEIGHT, WIDTH)
-        k_at = k + (y_n * k_y + x_n * k_x)[:, None] + (channel * k_c)[None, :]
-        v_at = v + (y_n * v_y + x_n * v_x)[:, None] + (channel * v_c)[None, :]
-        if WHOLE:
+    for step in range(topk * STEPS):
+        read = tl.load(routes + step // STEPS).to(tl.int32)
+        top_n, left_n = origin(read, columns, HEIGHT, WIDTH)
+        n = step % STEPS * BLOCK_N + tl.arange(0, BLOCK_N)
+        y_n, x_n = within(n, HEIGHT, WIDTH, BLOCK_N, FITS)
+        k_at = k + (top_n * k_y + left_n * k_x) + (y_n * k_y + x_n * k_x)[:, None] + (channel * k_c)[None, :]
+        v_at = v + (top_n * v_y + left_n * v_x) + (y_n * v_y + x_n * v_x)[:, None] + (channel * v_c)[None, :]
+        if FITS:
             keys = tl.load(k_at)
             values = tl.load(v_at)
         else:
+            there = (n < TOKENS) & (top_n + y_n < height) & (left_n + x_n < width)
             there_d = there[:, None] & (d < D)[None, :]
             keys = tl.load(k_at, mask=there_d, other=0.0)
             values = tl.load(v_at, mask=there_d, other=0.0)
-        weights = tl.exp2(tl.dot(queries, tl.trans(keys), input_precision=PRECISION) * log_scale - logs[:, None])
-        if not WHOLE:
+        logits = tl.dot(queries, tl.trans(keys), input_precision=PRECISION) * log_scale - logs[:, None]
+        if MODE == 0:
+            logits = tl.minimum(logits, 0.0)
+        weights = tl.exp2(logits)
+        if not FITS:
             weights = tl.where(there[None, :], weights, 0.0)
+        elif TOKENS % BLOCK_N != 0:
+            weights = tl.where((n < TOKENS)[None, :], weights, 0.0)
         change = weights * (tl.dot(grads, tl.trans(values), input_precision=PRECISION) - drop[:, None])
         summed = tl.dot(change.to(keys.dtype), keys, summed, input_precision=PRECISION)
-    to = d_q + batch * dq_b + (y * dq_y + x * dq_x)[:, None] + (channel * dq_c)[None, :]
+    to = d_q + batch * dq_b + top * dq_y + left * dq_x + (y * dq_y + x * dq_x)[:, None] + (channel * dq_c)[None, :]
     tl.store(to, (summed * scale).to(d_q.dtype.element_ty), mask=here_d)
 
 
@@ -111,7 +115,7 @@ def _keys(
     g_b, g_c, g_y, g_x, dk_b, dk_c, dk_y, dk_x, dv_b, dv_c, dv_y, dv_x,
     heads, height, width, columns, regions, edges, pieces, stores, length, scale, log_scale,
     D: tl.constexpr, BLOCK_D: tl.constexpr, HEIGHT: tl.constexpr, WIDTH: tl.constexpr,
-    BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, FITS: tl.constexpr, PRECISION: tl.constexpr,
+    BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, FITS: tl.constexpr, PRECISION: tl.constexpr, MODE: tl.constexpr,
 ):  # fmt: skip
     TOKENS: tl.constexpr = HEIGHT * WIDTH
     BLOCKS: tl.constexpr = (TOKENS + BLOCK_N - 1) // BLOCK_N
@@ -134,16 +138,14 @@ def _keys(
     d = tl.arange(0, BLOCK_D)
     channel = head * D + d
     token = block * BLOCK_N + tl.arange(0, BLOCK_N)
-    y, x, here = place(region, token, columns, height, width, HEIGHT, WIDTH)
+    y, x = within(token, HEIGHT, WIDTH, BLOCK_N, FITS)
+    top, left = origin(region, columns, HEIGHT, WIDTH)
+    here = (token < TOKENS) & (top + y < height) & (left + x < width)
     here_d = here[:, None] & (d < D)[None, :]
-    k_at = k + batch * k_b + (y * k_y + x * k_x)[:, None] + (channel * k_c)[None, :]
-    v_at = v + batch * v_b + (y * v_y + x * v_x)[:, None] + (channel * v_c)[None, :]
-    if FITS and TOKENS % BLOCK_N == 0:
-        keys = tl.load(k_at)
-        values = tl.load(v_at)
-    else:
-        keys = tl.load(k_at, mask=here_d, other=0.0)
-        values = tl.load(v_at, mask=here_d, other=0.0)
+    k_at = k + batch * k_b + top * k_y + left * k_x + (y * k_y + x * k_x)[:, None] + (channel * k_c)[None, :]
+    v_at = v + batch * v_b + top * v_y + left * v_x + (y * v_y + x * v_x)[:, None] + (channel * v_c)[None, :]
+    keys = tl.load(k_at) if FITS else tl.load(k_at, mask=here_d, other=0.0)
+    values = tl.load(v_at) if FITS else tl.load(v_at, mask=here_d, other=0.0)
     q += batch * q_b
     d_out += batch * g_b
     lse += (batch * heads + head) * height * width
@@ -151,25 +153,33 @@ def _keys(
     reader += batch * edges
     of_keys = tl.zeros([BLOCK_N, BLOCK_D], tl.float32)
     of_values = tl.zeros([BLOCK_N, BLOCK_D], tl.float32)
-    m = tl.arange(0, BLOCK_M)
     for step in range(begin * STEPS, end * STEPS):
         reads = tl.load(reader + step // STEPS)
-        y_m, x_m, there = place(reads, step % STEPS * BLOCK_M + m, columns, height, width, HEIGHT, WIDTH)
-        q_at = q + (y_m * q_y + x_m * q_x)[:, None] + (channel * q_c)[None, :]
-        g_at = d_out + (y_m * g_y + x_m * g_x)[:, None] + (channel * g_c)[None, :]
-        if FITS and TOKENS % BLOCK_M == 0:
+        top_m, left_m = origin(reads, columns, HEIGHT, WIDTH)
+        m = step % STEPS * BLOCK_M + tl.arange(0, BLOCK_M)
+        y_m, x_m = within(m, HEIGHT, WIDTH, BLOCK_M, FITS)
+        q_at = q + (top_m * q_y + left_m * q_x) + (y_m * q_y + x_m * q_x)[:, None] + (channel * q_c)[None, :]
+        g_at = d_out + (top_m * g_y + left_m * g_x) + (y_m * g_y + x_m * g_x)[:, None] + (channel * g_c)[None, :]
+        at = (top_m * width + left_m) + (y_m * width + x_m)
+        if FITS:
             queries = tl.load(q_at)
             grads = tl.load(g_at)
-            logs = tl.load(lse + y_m * width + x_m)
-            drop = tl.load(delta + y_m * width + x_m)
+            logs = tl.load(lse + at)
+            drop = tl.load(delta + at)
+            # Queries beyond the region weigh nothing: exp(-inf).
+            if TOKENS % BLOCK_M != 0:
+                logs = tl.where(m < TOKENS, logs, float("inf"))
         else:
+            there = (m < TOKENS) & (top_m + y_m < height) & (left_m + x_m < width)
             there_d = there[:, None] & (d < D)[None, :]
             queries = tl.load(q_at, mask=there_d, other=0.0)
             grads = tl.load(g_at, mask=there_d, other=0.0)
-            # Queries beyond the border weigh nothing: exp(-inf).
-            logs = tl.load(lse + y_m * width + x_m, mask=there, other=float("inf"))
-            drop = tl.load(delta + y_m * width + x_m, mask=there, other=0.0)
-        weights = tl.exp2(tl.dot(keys, tl.trans(queries), input_precision=PRECISION) * log_scale - logs[None, :])
+            logs = tl.load(lse + at, mask=there, other=float("inf"))
+            drop = tl.load(delta + at, mask=there, other=0.0)
+        logits = tl.dot(keys, tl.trans(queries), input_precision=PRECISION) * log_scale - logs[None, :]
+        if MODE == 0:
+            logits = tl.minimum(logits, 0.0)
+        weights = tl.exp2(logits)
         of_values = tl.dot(weights.to(grads.dtype), grads, of_values, input_precision=PRECISION)
         change = weights * (tl.dot(values, tl.trans(grads), input_precision=PRECISION) - drop[None, :])
         of_keys = tl.dot(change.to(queries.dtype), queries, of_keys, input_precision=PRECISION)
@@ -180,8 +190,12 @@ def _keys(
         tl.store(to, of_keys, mask=here_d)
         tl.store(to + D, of_values, mask=here_d)
     else:
-        to_k = d_k + batch * dk_b + (y * dk_y + x * dk_x)[:, None] + (channel * dk_c)[None, :]
-        to_v = d_v + batch * dv_b + (y * dv_y + x * dv_x)[:, None] + (channel * dv_c)[None, :]
+        to_k = (
+            d_k + batch * dk_b + top * dk_y + left * dk_x + (y * dk_y + x * dk_x)[:, None] + (channel * dk_c)[None, :]
+        )
+        to_v = (
+            d_v + batch * dv_b + top * dv_y + left * dv_x + (y * dv_y + x * dv_x)[:, None] + (channel * dv_c)[None, :]
+        )
         tl.store(to_k, of_keys.to(d_k.dtype.element_ty), mask=here_d)
         tl.store(to_v, of_values.to(d_v.dtype.element_ty), mask=here_d)
 
@@ -206,7 +220,10 @@ def _add(
     for unit in range(heads * BLOCKS):
         head = unit // BLOCKS
         token = unit % BLOCKS * BLOCK_N + tl.arange(0, BLOCK_N)
-        y, x, here = place(region, token, columns, height, width, HEIGHT, WIDTH)
+        y, x = within(token, HEIGHT, WIDTH, BLOCK_N, False)
+        top, left = origin(region, columns, HEIGHT, WIDTH)
+        y, x = top + y, left + x
+        here = (token < TOKENS) & (y < height) & (x < width)
         here_d = here[:, None] & (d < D)[None, :]
         of_keys = tl.zeros([BLOCK_N, BLOCK_D], tl.float32)
         of_values = tl.zeros([BLOCK_N, BLOCK_D], tl.float32)
@@ -244,13 +261,12 @@ def backward(
     sizes = (d, Tiles.depth(d), regions.height, regions.width)
 
     walk = tiles[0]
-    keys = topk * regions.tokens if walk.flat else regions.tokens
     _queries[(batch * count * -(-regions.tokens // walk.queries) * heads,)](
         q, k, v, out, lse, routes, d_out, d_q, delta,
         *q.stride(), *k.stride(), *v.stride(), *out.stride(), *d_out.stride(), *d_q.stride(),
         heads, height, width, regions.columns, count, topk, scale, scale * LOG2_E,
-        *sizes, walk.queries, walk.keys, walk.flat, fits, fits and keys % walk.keys == 0, precision(q.dtype),
-        num_warps=walk.warps, num_stages=walk.stages,
+        *sizes, walk.queries, walk.keys, fits, precision(q.dtype), walk.mode,
+        num_warps=walk.warps, num_stages=walk.stages, maxnreg=walk.registers,
     )  # fmt: skip
 
     walk = tiles[1]
@@ -262,8 +278,8 @@ def backward(
         *q.stride(), *k.stride(), *v.stride(), *d_out.stride(), *d_k.stride(), *d_v.stride(),
         heads, height, width, regions.columns, count, count * topk, pieces, readers.stores, readers.length,
         scale, scale * LOG2_E,
-        *sizes, walk.queries, walk.keys, fits, precision(q.dtype),
-        num_warps=walk.warps, num_stages=walk.stages,
+        *sizes, walk.queries, walk.keys, fits, precision(q.dtype), walk.mode,
+        num_warps=walk.warps, num_stages=walk.stages, maxnreg=walk.registers,
     )  # fmt: skip
     if readers.stores:
         _add[(batch * count,)](

@@ -23,17 +23,26 @@ import triton.language as tl
 from .regions import Regions
 from .tiles import Tiles, like, precision
 
-__all__ = ["forward", "place"]
+__all__ = ["forward", "origin", "within"]
 
 LOG2_E = 1.4426950408889634
 
 
 @triton.jit
-def place(region, token, columns, height, width, HEIGHT: tl.constexpr, WIDTH: tl.constexpr):
-    """Row and column of a region's token on the map, and whether it is on the map at all."""
-    y = region // columns * HEIGHT + token // WIDTH
-    x = region % columns * WIDTH + token % WIDTH
-    return y, x, (token < HEIGHT * WIDTH) & (y < height) & (x < width)
+def origin(region, columns, HEIGHT: tl.constexpr, WIDTH: tl.constexpr):
+    """Row and column of a region's first token on the map."""
+    return region // columns * HEIGHT, region % columns * WIDTH
+
+
+@triton.jit
+def within(token, HEIGHT: tl.constexpr, WIDTH: tl.constexpr, BLOCK: tl.constexpr, FITS: tl.constexpr):
+    """Row and column of tokens in their region. Where regions tile the map, the last stands in for those beyond it.
+
+    So loads need no mask there, and are wide.
+    """
+    if FITS and HEIGHT * WIDTH % BLOCK != 0:
+        token = tl.minimum(token, HEIGHT * WIDTH - 1)
+    return token // WIDTH, token % WIDTH
 
 
 @triton.jit
@@ -42,13 +51,12 @@ def _forward(
     q_b, q_c, q_y, q_x, k_b, k_c, k_y, k_x, v_b, v_c, v_y, v_x, o_b, o_c, o_y, o_x,
     heads, height, width, columns, regions, topk, scale,
     D: tl.constexpr, BLOCK_D: tl.constexpr, HEIGHT: tl.constexpr, WIDTH: tl.constexpr,
-    BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, FLAT: tl.constexpr, FITS: tl.constexpr, WHOLE: tl.constexpr,
-    PRECISION: tl.constexpr,
+    BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, FITS: tl.constexpr, PRECISION: tl.constexpr, MODE: tl.constexpr,
+    TOGETHER: tl.constexpr,
 ):  # fmt: skip
     TOKENS: tl.constexpr = HEIGHT * WIDTH
     BLOCKS: tl.constexpr = (TOKENS + BLOCK_M - 1) // BLOCK_M
-    # Keys of a region, as walked: FLAT runs over the ends of regions, else each region fills its last block with none.
-    STEP: tl.constexpr = TOKENS if FLAT else (TOKENS + BLOCK_N - 1) // BLOCK_N * BLOCK_N
+    STEPS: tl.constexpr = (TOKENS + BLOCK_N - 1) // BLOCK_N
     # Heads are the fastest: neighbours on the chip read the same rows of memory.
     program = tl.program_id(0)
     head = program % heads
@@ -58,51 +66,78 @@ def _forward(
     batch = (program // BLOCKS // regions).to(tl.int64)
     d = tl.arange(0, BLOCK_D)
     channel = head * D + d
-    q += batch * q_b
     k += batch * k_b
     v += batch * v_b
-    out += batch * o_b
     routes += (batch * regions + region) * topk
-    y, x, here = place(region, block * BLOCK_M + tl.arange(0, BLOCK_M), columns, height, width, HEIGHT, WIDTH)
+    token = block * BLOCK_M + tl.arange(0, BLOCK_M)
+    y, x = within(token, HEIGHT, WIDTH, BLOCK_M, FITS)
+    top, left = origin(region, columns, HEIGHT, WIDTH)
+    here = (token < TOKENS) & (top + y < height) & (left + x < width)
     here_d = here[:, None] & (d < D)[None, :]
-    q_at = q + (y * q_y + x * q_x)[:, None] + (channel * q_c)[None, :]
-    # Loads are wide only where no mask is in the way.
-    queries = tl.load(q_at) if FITS and TOKENS % BLOCK_M == 0 else tl.load(q_at, mask=here_d, other=0.0)
+    q_at = q + batch * q_b + top * q_y + left * q_x + (y * q_y + x * q_x)[:, None] + (channel * q_c)[None, :]
+    queries = tl.load(q_at) if FITS else tl.load(q_at, mask=here_d, other=0.0)
     # The lowest finite number and not -inf: a block of nothing but masked keys must not give inf - inf.
     highest = tl.full([BLOCK_M], -3.4028234663852886e38, tl.float32)
     total = tl.zeros([BLOCK_M], tl.float32)
     mixed = tl.zeros([BLOCK_M, BLOCK_D], tl.float32)
-    n = tl.arange(0, BLOCK_N)
-    for start in range(0, topk * STEP, BLOCK_N):
-        if FLAT:
-            slot = (start + n) // TOKENS
-            read = tl.load(routes + slot, mask=slot < topk, other=0).to(tl.int32)
-            y_n, x_n, there = place(read, (start + n) % TOKENS, columns, height, width, HEIGHT, WIDTH)
-            there = there & (slot < topk)
-        else:
-            read = tl.load(routes + start // STEP).to(tl.int32)
-            y_n, x_n, there = place(read, start % STEP + n, columns, height, width, HEIGHT, WIDTH)
-        k_at = k + (y_n * k_y + x_n * k_x)[:, None] + (channel * k_c)[None, :]
-        v_at = v + (y_n * v_y + x_n * v_x)[:, None] + (channel * v_c)[None, :]
-        if WHOLE:
-            keys = tl.load(k_at)
-            values = tl.load(v_at)
-            scores = tl.dot(queries, tl.trans(keys), input_precision=PRECISION) * scale
-        else:
-            there_d = there[:, None] & (d < D)[None, :]
-            keys = tl.load(k_at, mask=there_d, other=0.0)
-            values = tl.load(v_at, mask=there_d, other=0.0)
-            scores = tl.dot(queries, tl.trans(keys), input_precision=PRECISION) * scale
+    for step in range(0, topk * STEPS, TOGETHER):
+        read = tl.load(routes + step // STEPS).to(tl.int32)
+        top_n, left_n = origin(read, columns, HEIGHT, WIDTH)
+        n = step % STEPS * BLOCK_N + tl.arange(0, BLOCK_N)
+        y_n, x_n = within(n, HEIGHT, WIDTH, BLOCK_N, FITS)
+        k_at = k + (top_n * k_y + left_n * k_x) + (y_n * k_y + x_n * k_x)[:, None] + (channel * k_c)[None, :]
+        v_at = v + (top_n * v_y + left_n * v_x) + (y_n * v_y + x_n * v_x)[:, None] + (channel * v_c)[None, :]
+        there = (n < TOKENS) & (top_n + y_n < height) & (left_n + x_n < width)
+        there_d = there[:, None] & (d < D)[None, :]
+        keys = tl.load(k_at) if FITS else tl.load(k_at, mask=there_d, other=0.0)
+        values = tl.load(v_at) if FITS else tl.load(v_at, mask=there_d, other=0.0)
+        scores = tl.dot(queries, tl.trans(keys), input_precision=PRECISION)
+        if not FITS:
             scores = tl.where(there[None, :], scores, float("-inf"))
-        higher = tl.maximum(highest, tl.max(scores, 1))
-        weights = tl.exp2(scores - higher[:, None])
-        shrink = tl.exp2(highest - higher)
+        elif TOKENS % BLOCK_N != 0:
+            scores = tl.where((n < TOKENS)[None, :], scores, float("-inf"))
+        best = tl.max(scores, 1)
+        if TOGETHER == 2:
+            read = tl.load(routes + (step + 1) // STEPS).to(tl.int32)
+            top_n, left_n = origin(read, columns, HEIGHT, WIDTH)
+            n = (step + 1) % STEPS * BLOCK_N + tl.arange(0, BLOCK_N)
+            y_n, x_n = within(n, HEIGHT, WIDTH, BLOCK_N, FITS)
+            k_at = k + (top_n * k_y + left_n * k_x) + (y_n * k_y + x_n * k_x)[:, None] + (channel * k_c)[None, :]
+            v_at = v + (top_n * v_y + left_n * v_x) + (y_n * v_y + x_n * v_x)[:, None] + (channel * v_c)[None, :]
+            there = (n < TOKENS) & (top_n + y_n < height) & (left_n + x_n < width)
+            there_d = there[:, None] & (d < D)[None, :]
+            keys = tl.load(k_at) if FITS else tl.load(k_at, mask=there_d, other=0.0)
+            values_2 = tl.load(v_at) if FITS else tl.load(v_at, mask=there_d, other=0.0)
+            scores_2 = tl.dot(queries, tl.trans(keys), input_precision=PRECISION)
+            if not FITS:
+                scores_2 = tl.where(there[None, :], scores_2, float("-inf"))
+            elif TOKENS % BLOCK_N != 0:
+                scores_2 = tl.where((n < TOKENS)[None, :], scores_2, float("-inf"))
+            best = tl.maximum(best, tl.max(scores_2, 1))
+        if MODE == 0:
+            higher = tl.maximum(highest, best)
+            weights = tl.exp2((scores - higher[:, None]) * scale)
+            shrink = tl.exp2((highest - higher) * scale)
+        else:
+            higher = tl.maximum(highest, best * scale)
+            weights = tl.exp2(scores * scale - higher[:, None])
+            shrink = tl.exp2(highest - higher)
         total = total * shrink + tl.sum(weights, 1)
         mixed = tl.dot(weights.to(values.dtype), values, mixed * shrink[:, None], input_precision=PRECISION)
+        if TOGETHER == 2:
+            if MODE == 0:
+                weights = tl.exp2((scores_2 - higher[:, None]) * scale)
+            else:
+                weights = tl.exp2(scores_2 * scale - higher[:, None])
+            total += tl.sum(weights, 1)
+            mixed = tl.dot(weights.to(values.dtype), values_2, mixed, input_precision=PRECISION)
         highest = higher
     mixed = mixed / total[:, None]
-    tl.store(out + (y * o_y + x * o_x)[:, None] + (channel * o_c)[None, :], mixed.to(out.dtype.element_ty), mask=here_d)
-    at = ((batch * heads + head) * height + y) * width + x
+    o_at = out + batch * o_b + top * o_y + left * o_x + (y * o_y + x * o_x)[:, None] + (channel * o_c)[None, :]
+    tl.store(o_at, mixed.to(out.dtype.element_ty), mask=here_d)
+    at = ((batch * heads + head) * height + top + y) * width + left + x
+    if MODE == 0:
+        highest = highest * scale
     tl.store(lse + at, highest + tl.log2(total), mask=here)
 
 
@@ -123,15 +158,14 @@ def forward(
     lse = torch.empty((batch, heads, height, width), device=q.device, dtype=torch.float32)
     d = channels // heads
     fits = height % regions.height == 0 and width % regions.width == 0 and d == tiles.depth(d)
-    # Every block of keys is full of tokens of the map, so that nothing needs a mask.
-    whole = fits and (routes.shape[2] * regions.tokens if tiles.flat else regions.tokens) % tiles.keys == 0
     grid = (batch * regions.count * -(-regions.tokens // tiles.queries) * heads,)
     _forward[grid](
         q, k, v, out, lse, routes,
         *q.stride(), *k.stride(), *v.stride(), *out.stride(),
         heads, height, width, regions.columns, regions.count, routes.shape[2], scale * LOG2_E,
         d, tiles.depth(d), regions.height, regions.width,
-        tiles.queries, tiles.keys, tiles.flat, fits, whole, precision(q.dtype),
-        num_warps=tiles.warps, num_stages=tiles.stages,
+        tiles.queries, tiles.keys, fits, precision(q.dtype), tiles.mode,
+        tiles.together if routes.shape[2] * -(-regions.tokens // tiles.keys) % tiles.together == 0 else 1,
+        num_warps=tiles.warps, num_stages=tiles.stages, maxnreg=tiles.registers,
     )  # fmt: skip
     return out, lse

@@ -26,7 +26,9 @@ class Tiles:
     keys: int
     warps: int = 4
     stages: int = 2
-    flat: bool = False
+    mode: int = 0
+    together: int = 1
+    registers: int | None = None
 
     @staticmethod
     def depth(head: int) -> int:
