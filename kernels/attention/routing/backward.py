@@ -41,7 +41,7 @@ def _queries(
     o_b, o_c, o_y, o_x, g_b, g_c, g_y, g_x, dq_b, dq_c, dq_y, dq_x,
     heads, height, width, columns, regions, topk, scale, log_scale,
     D: tl.constexpr, BLOCK_D: tl.constexpr, HEIGHT: tl.constexpr, WIDTH: tl.constexpr,
-    BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, FITS: tl.constexpr, PRECISION: tl.constexpr, MODE: tl.constexpr,
+    BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, FITS: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
     TOKENS: tl.constexpr = HEIGHT * WIDTH
     BLOCKS: tl.constexpr = (TOKENS + BLOCK_M - 1) // BLOCK_M
@@ -95,9 +95,8 @@ def _queries(
             keys = tl.load(k_at, mask=there_d, other=0.0)
             values = tl.load(v_at, mask=there_d, other=0.0)
         logits = tl.dot(queries, tl.trans(keys), input_precision=PRECISION) * log_scale - logs[:, None]
-        if MODE == 0:
-            logits = tl.minimum(logits, 0.0)
-        weights = tl.exp2(logits)
+        # No weight is above one: of large logits, rounding may say so.
+        weights = tl.exp2(tl.minimum(logits, 0.0))
         if not FITS:
             weights = tl.where(there[None, :], weights, 0.0)
         elif TOKENS % BLOCK_N != 0:
@@ -115,7 +114,7 @@ def _keys(
     g_b, g_c, g_y, g_x, dk_b, dk_c, dk_y, dk_x, dv_b, dv_c, dv_y, dv_x,
     heads, height, width, columns, regions, edges, pieces, stores, length, scale, log_scale,
     D: tl.constexpr, BLOCK_D: tl.constexpr, HEIGHT: tl.constexpr, WIDTH: tl.constexpr,
-    BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, FITS: tl.constexpr, PRECISION: tl.constexpr, MODE: tl.constexpr,
+    BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, FITS: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
     TOKENS: tl.constexpr = HEIGHT * WIDTH
     BLOCKS: tl.constexpr = (TOKENS + BLOCK_N - 1) // BLOCK_N
@@ -177,9 +176,8 @@ def _keys(
             logs = tl.load(lse + at, mask=there, other=float("inf"))
             drop = tl.load(delta + at, mask=there, other=0.0)
         logits = tl.dot(keys, tl.trans(queries), input_precision=PRECISION) * log_scale - logs[None, :]
-        if MODE == 0:
-            logits = tl.minimum(logits, 0.0)
-        weights = tl.exp2(logits)
+        # No weight is above one: of large logits, rounding may say so.
+        weights = tl.exp2(tl.minimum(logits, 0.0))
         of_values = tl.dot(weights.to(grads.dtype), grads, of_values, input_precision=PRECISION)
         change = weights * (tl.dot(values, tl.trans(grads), input_precision=PRECISION) - drop[None, :])
         of_keys = tl.dot(change.to(queries.dtype), queries, of_keys, input_precision=PRECISION)
@@ -265,8 +263,8 @@ def backward(
         q, k, v, out, lse, routes, d_out, d_q, delta,
         *q.stride(), *k.stride(), *v.stride(), *out.stride(), *d_out.stride(), *d_q.stride(),
         heads, height, width, regions.columns, count, topk, scale, scale * LOG2_E,
-        *sizes, walk.queries, walk.keys, fits, precision(q.dtype), walk.mode,
-        num_warps=walk.warps, num_stages=walk.stages, maxnreg=walk.registers,
+        *sizes, walk.queries, walk.keys, fits, precision(q.dtype),
+        num_warps=walk.warps, num_stages=walk.stages,
     )  # fmt: skip
 
     walk = tiles[1]
@@ -278,8 +276,8 @@ def backward(
         *q.stride(), *k.stride(), *v.stride(), *d_out.stride(), *d_k.stride(), *d_v.stride(),
         heads, height, width, regions.columns, count, count * topk, pieces, readers.stores, readers.length,
         scale, scale * LOG2_E,
-        *sizes, walk.queries, walk.keys, fits, precision(q.dtype), walk.mode,
-        num_warps=walk.warps, num_stages=walk.stages, maxnreg=walk.registers,
+        *sizes, walk.queries, walk.keys, fits, precision(q.dtype),
+        num_warps=walk.warps, num_stages=walk.stages,
     )  # fmt: skip
     if readers.stores:
         _add[(batch * count,)](

@@ -51,8 +51,7 @@ def _forward(
     q_b, q_c, q_y, q_x, k_b, k_c, k_y, k_x, v_b, v_c, v_y, v_x, o_b, o_c, o_y, o_x,
     heads, height, width, columns, regions, topk, scale,
     D: tl.constexpr, BLOCK_D: tl.constexpr, HEIGHT: tl.constexpr, WIDTH: tl.constexpr,
-    BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, FITS: tl.constexpr, PRECISION: tl.constexpr, MODE: tl.constexpr,
-    TOGETHER: tl.constexpr,
+    BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, FITS: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
     TOKENS: tl.constexpr = HEIGHT * WIDTH
     BLOCKS: tl.constexpr = (TOKENS + BLOCK_M - 1) // BLOCK_M
@@ -80,7 +79,7 @@ def _forward(
     highest = tl.full([BLOCK_M], -3.4028234663852886e38, tl.float32)
     total = tl.zeros([BLOCK_M], tl.float32)
     mixed = tl.zeros([BLOCK_M, BLOCK_D], tl.float32)
-    for step in range(0, topk * STEPS, TOGETHER):
+    for step in range(topk * STEPS):
         read = tl.load(routes + step // STEPS).to(tl.int32)
         top_n, left_n = origin(read, columns, HEIGHT, WIDTH)
         n = step % STEPS * BLOCK_N + tl.arange(0, BLOCK_N)
@@ -96,49 +95,18 @@ def _forward(
             scores = tl.where(there[None, :], scores, float("-inf"))
         elif TOKENS % BLOCK_N != 0:
             scores = tl.where((n < TOKENS)[None, :], scores, float("-inf"))
-        best = tl.max(scores, 1)
-        if TOGETHER == 2:
-            read = tl.load(routes + (step + 1) // STEPS).to(tl.int32)
-            top_n, left_n = origin(read, columns, HEIGHT, WIDTH)
-            n = (step + 1) % STEPS * BLOCK_N + tl.arange(0, BLOCK_N)
-            y_n, x_n = within(n, HEIGHT, WIDTH, BLOCK_N, FITS)
-            k_at = k + (top_n * k_y + left_n * k_x) + (y_n * k_y + x_n * k_x)[:, None] + (channel * k_c)[None, :]
-            v_at = v + (top_n * v_y + left_n * v_x) + (y_n * v_y + x_n * v_x)[:, None] + (channel * v_c)[None, :]
-            there = (n < TOKENS) & (top_n + y_n < height) & (left_n + x_n < width)
-            there_d = there[:, None] & (d < D)[None, :]
-            keys = tl.load(k_at) if FITS else tl.load(k_at, mask=there_d, other=0.0)
-            values_2 = tl.load(v_at) if FITS else tl.load(v_at, mask=there_d, other=0.0)
-            scores_2 = tl.dot(queries, tl.trans(keys), input_precision=PRECISION)
-            if not FITS:
-                scores_2 = tl.where(there[None, :], scores_2, float("-inf"))
-            elif TOKENS % BLOCK_N != 0:
-                scores_2 = tl.where((n < TOKENS)[None, :], scores_2, float("-inf"))
-            best = tl.maximum(best, tl.max(scores_2, 1))
-        if MODE == 0:
-            higher = tl.maximum(highest, best)
-            weights = tl.exp2((scores - higher[:, None]) * scale)
-            shrink = tl.exp2((highest - higher) * scale)
-        else:
-            higher = tl.maximum(highest, best * scale)
-            weights = tl.exp2(scores * scale - higher[:, None])
-            shrink = tl.exp2(highest - higher)
+        higher = tl.maximum(highest, tl.max(scores, 1))
+        # The difference before the scale: of products as large as 2^30 their difference has no digits left.
+        weights = tl.exp2((scores - higher[:, None]) * scale)
+        shrink = tl.exp2((highest - higher) * scale)
         total = total * shrink + tl.sum(weights, 1)
         mixed = tl.dot(weights.to(values.dtype), values, mixed * shrink[:, None], input_precision=PRECISION)
-        if TOGETHER == 2:
-            if MODE == 0:
-                weights = tl.exp2((scores_2 - higher[:, None]) * scale)
-            else:
-                weights = tl.exp2(scores_2 * scale - higher[:, None])
-            total += tl.sum(weights, 1)
-            mixed = tl.dot(weights.to(values.dtype), values_2, mixed, input_precision=PRECISION)
         highest = higher
     mixed = mixed / total[:, None]
     o_at = out + batch * o_b + top * o_y + left * o_x + (y * o_y + x * o_x)[:, None] + (channel * o_c)[None, :]
     tl.store(o_at, mixed.to(out.dtype.element_ty), mask=here_d)
     at = ((batch * heads + head) * height + top + y) * width + left + x
-    if MODE == 0:
-        highest = highest * scale
-    tl.store(lse + at, highest + tl.log2(total), mask=here)
+    tl.store(lse + at, highest * scale + tl.log2(total), mask=here)
 
 
 def forward(
@@ -164,8 +132,7 @@ def forward(
         *q.stride(), *k.stride(), *v.stride(), *out.stride(),
         heads, height, width, regions.columns, regions.count, routes.shape[2], scale * LOG2_E,
         d, tiles.depth(d), regions.height, regions.width,
-        tiles.queries, tiles.keys, fits, precision(q.dtype), tiles.mode,
-        tiles.together if routes.shape[2] * -(-regions.tokens // tiles.keys) % tiles.together == 0 else 1,
-        num_warps=tiles.warps, num_stages=tiles.stages, maxnreg=tiles.registers,
+        tiles.queries, tiles.keys, fits, precision(q.dtype),
+        num_warps=tiles.warps, num_stages=tiles.stages,
     )  # fmt: skip
     return out, lse

@@ -18,17 +18,12 @@ class Tiles:
         keys: Keys in a block.
         warps: Warps of a program.
         stages: Blocks on their way from memory at once.
-        flat: Whether blocks of keys run over the ends of regions (no waste where a region is no whole number of
-            blocks) or begin anew with each (simpler addresses).
     """
 
     queries: int
     keys: int
     warps: int = 4
     stages: int = 2
-    mode: int = 0
-    together: int = 1
-    registers: int | None = None
 
     @staticmethod
     def depth(head: int) -> int:
@@ -38,14 +33,22 @@ class Tiles:
 
 def forward_tiles(tokens: int, topk: int, head: int, size: int) -> Tiles:
     """Blocks for regions of `tokens` tokens, heads of `head` channels and elements of `size` bytes."""
-    queries = min(128 if head * size <= 64 else 64, max(16, _power_of_two(tokens)))
-    return Tiles(queries, min(64, max(16, _power_of_two(tokens))), warps=4 if queries <= 64 else 8, stages=2)
+    if head * size > 128:
+        return Tiles(_block(tokens, head, size), _block(tokens, head, size), stages=1 if head * size > 256 else 2)
+    # One block of keys a region up to 128: nothing changes from region to region but where it begins.
+    return Tiles(_block(tokens, head, size), min(128, max(16, _power_of_two(tokens))) if tokens <= 128 else 64)
 
 
 def backward_tiles(tokens: int, topk: int, head: int, size: int) -> tuple[Tiles, Tiles]:
     """Blocks for the gradient of the queries, and for that of the keys and values."""
-    block = min(64, max(16, _power_of_two(tokens)))
-    return Tiles(block, block, warps=4, stages=2), Tiles(block, block, warps=4, stages=2)
+    block = _block(tokens, head, size)
+    return Tiles(block, block, stages=1 if head * size > 256 else 2), Tiles(block, block, stages=1)
+
+
+def _block(tokens: int, head: int, size: int) -> int:
+    # Float32 of wide heads fills the shared memory (three tf32 parts of each operand).
+    most = 64 if head * size <= 128 or size < 4 else 32 if head * size <= 256 else 16
+    return min(most, max(16, _power_of_two(tokens)))
 
 
 def like(x: torch.Tensor) -> torch.Tensor:
