@@ -11,13 +11,15 @@ from typing import Any
 
 import torch
 
+from ..registration import operator
+
 __all__ = ["depthwise", "fused"]
 
 # Back ends that write every output pixel: a stride leaves some of them out again.
 DENSE = ("hopper", "toeplitz")
 
 
-@torch.library.custom_op("palyno::depthwise_conv2d", mutates_args=())
+@operator("depthwise_conv2d")
 def depthwise(
     x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None, stride: int, backend: str, gradient: str
 ) -> torch.Tensor:
@@ -42,7 +44,7 @@ def depthwise(
         return module.forward(x, weight, bias, stride).contiguous()
 
 
-@torch.library.custom_op("palyno::depthwise_conv2d_backward", mutates_args=())
+@operator("depthwise_conv2d_backward")
 def _backward(
     grad: torch.Tensor,
     x: torch.Tensor,
@@ -66,10 +68,8 @@ def _for_input(
     grad: torch.Tensor, dense: torch.Tensor, x: torch.Tensor, weight: torch.Tensor, stride: int, backend: str
 ) -> torch.Tensor:
     module = _module(backend)
-    if backend == "hopper":
+    if backend in DENSE:
         return module.forward(dense, weight, turned=True)
-    if backend == "toeplitz":
-        return module.forward(dense, weight.flip(2, 3))
     return module.input_gradient(grad, weight, (x.shape[2], x.shape[3]), stride)
 
 
@@ -82,7 +82,7 @@ def _for_weight(
     return _module(backend).weight_gradient(grad, x, kernel, stride)
 
 
-@torch.library.custom_op("palyno::depthwise_fused", mutates_args=())
+@operator("depthwise_fused")
 def fused(
     x: torch.Tensor,
     weight: torch.Tensor,
@@ -161,9 +161,7 @@ def _differentiate(ctx: Any, grad: torch.Tensor) -> tuple[torch.Tensor | None, .
     needed = list(ctx.needs_input_grad[:2])
     for_bias = grad.sum((0, 2, 3)) if ctx.needs_input_grad[2] else None
     for_input, for_weight = (
-        torch.ops.palyno.depthwise_conv2d_backward(grad, x, weight, ctx.stride, ctx.backend, ctx.gradient, needed)
-        if any(needed)
-        else (None, None)
+        _backward(grad, x, weight, ctx.stride, ctx.backend, ctx.gradient, needed) if any(needed) else (None, None)
     )
     return for_input if needed[0] else None, for_weight if needed[1] else None, for_bias, None, None, None
 

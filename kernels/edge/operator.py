@@ -11,6 +11,7 @@ from typing import Any
 import torch
 import triton
 
+from ..registration import operator
 from . import fused
 from .reference import order
 
@@ -25,12 +26,10 @@ STRIP = 4
 def sobel_magnitude(x: torch.Tensor, levels: int, eps: float) -> tuple[torch.Tensor, ...]:
     """Same as `reference.sobel_magnitude` in one pass, for at most three levels."""
     words = torch.is_grad_enabled() and x.requires_grad
-    return tuple(torch.ops.palyno.sobel_pyramid(x, levels, eps, words)[:levels])
+    return tuple(_pyramid(x, levels, eps, words)[:levels])
 
 
-@torch.library.custom_op(
-    "palyno::sobel_pyramid", mutates_args=(), schema="(Tensor x, int levels, float eps, bool words) -> Tensor[]"
-)
+@operator("sobel_pyramid", "(Tensor x, int levels, float eps, bool words) -> Tensor[]")
 def _pyramid(x: torch.Tensor, levels: int, eps: float, words: bool) -> list[torch.Tensor]:
     made = _made(x, levels, words)
     x = x.contiguous(memory_format=order(x))
@@ -50,9 +49,7 @@ def _(x: torch.Tensor, levels: int, eps: float, words: bool) -> list[torch.Tenso
     return _made(x, levels, words)
 
 
-@torch.library.custom_op(
-    "palyno::sobel_slope", mutates_args=(), schema="(Tensor x, Tensor words, Tensor[] gains, float eps) -> Tensor"
-)
+@operator("sobel_slope", "(Tensor x, Tensor words, Tensor[] gains, float eps) -> Tensor")
 def _slope(x: torch.Tensor, words: torch.Tensor, gains: list[torch.Tensor], eps: float) -> torch.Tensor:
     kept, levels = order(x), len(gains)
     x = x.contiguous(memory_format=kept)
@@ -83,10 +80,10 @@ def _remember(ctx: Any, inputs: tuple[Any, ...], output: list[torch.Tensor]) -> 
 def _differentiate(ctx: Any, gains: list[torch.Tensor | None]) -> tuple[torch.Tensor, None, None, None]:
     x, *words = ctx.saved_tensors
     # Whoever calls the operator itself may not have asked for them.
-    words = words or torch.ops.palyno.sobel_pyramid(x, ctx.levels, ctx.eps, True)[-1:]
+    words = words or _pyramid(x, ctx.levels, ctx.eps, True)[-1:]
     zeros = _made(x, ctx.levels, False) if any(gain is None for gain in gains[: ctx.levels]) else []
     known = [zeros[i].zero_() if gain is None else gain for i, gain in enumerate(gains[: ctx.levels])]
-    return torch.ops.palyno.sobel_slope(x, words[0], known, ctx.eps), None, None, None
+    return _slope(x, words[0], known, ctx.eps), None, None, None
 
 
 _pyramid.register_autograd(_differentiate, setup_context=_remember)

@@ -16,7 +16,7 @@ def tensors(dtype=torch.float32, **options):
 @pytest.mark.parametrize("stride", [1, 2])
 def test_it_keeps_the_rules_of_operators(stride):
     sample = tensors(torch.float64, requires_grad=True)
-    torch.library.opcheck(operator.depthwise, (*sample, stride, "fft", "fft"))
+    torch.library.opcheck(operator.depthwise.overload, (*sample, stride, "fft", "fft"))
 
 
 def test_a_compiled_function_holds_it_whole():
@@ -25,6 +25,34 @@ def test_a_compiled_function_holds_it_whole():
         lambda *t: F.relu(depthwise_conv2d(*t, backend="fft")), fullgraph=True, backend="aot_eager"
     )
     torch.testing.assert_close(compiled(x, weight, bias), F.relu(depthwise_conv2d(x, weight, bias, backend="fft")))
+
+
+@pytest.mark.parametrize("sizes", ["fixed", "open"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_a_compiled_function_holds_what_auto_takes(dtype, sizes):
+    x, weight, bias = tensors(dtype)
+    compiled = torch.compile(depthwise_conv2d, fullgraph=True, backend="aot_eager", dynamic=sizes == "open")
+    for maps in (x, x[..., :20]):
+        torch.testing.assert_close(compiled(maps, weight, bias), depthwise_conv2d(maps, weight, bias), rtol=1e-4, atol=1e-4)
+
+
+def test_an_exported_program_takes_maps_of_every_size():
+    class Module(torch.nn.Module):
+        def forward(self, x, weight):
+            return depthwise_conv2d(x, weight)
+
+    x, weight, _ = tensors()
+    height = torch.export.Dim("height", min=2, max=100)
+    program = torch.export.export(Module(), (x, weight), dynamic_shapes=({2: height}, {}))
+    assert "palyno.depthwise_conv2d" in str(program.graph)
+    torch.testing.assert_close(
+        program.module()(x[:, :, :9], weight), depthwise_conv2d(x[:, :, :9], weight), rtol=1e-4, atol=1e-4
+    )
+
+
+def test_maps_without_values_have_a_shape():
+    x, weight, bias = tensors(device="meta")
+    assert depthwise_conv2d(x, weight, bias, stride=2).shape == (2, 3, 12, 13)
 
 
 def test_an_exported_program_holds_it_and_gives_the_same():
@@ -81,7 +109,7 @@ def test_inference_mode_frozen_weights_and_unneeded_gradients():
         ({"activation": "silu"}, "activation: expected None, 'relu' or 'gelu', got 'silu'"),
         ({"residual": torch.zeros(2, 3, 24, 25)}, r"residual: expected the output's \(2, 3, 24, 26\)"),
         ({"gate": torch.zeros(3, 2)}, r"gate: expected \(2, 3\) and stride 1"),
-        ({"backend": "toeplitz2"}, "backend: expected auto, reference, fft, toeplitz, hopper; got 'toeplitz2'"),
+        ({"backend": "toeplitz2"}, "expected auto, reference, fft, native, toeplitz, hopper; got 'toeplitz2'"),
     ],
 )
 def test_what_cannot_be_is_refused(options, message):

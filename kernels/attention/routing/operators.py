@@ -14,13 +14,14 @@ from typing import Any
 
 import torch
 
+from ...registration import operator
 from .regions import Regions
 from .tiles import backward_tiles, forward_tiles, like
 
 __all__ = ["region_routes", "routed_attention"]
 
 
-@torch.library.custom_op("palyno::region_routes", mutates_args=())
+@operator("region_routes")
 def region_routes(q: torch.Tensor, k: torch.Tensor, region: Sequence[int], topk: int) -> torch.Tensor:
     """Numbers of the topk regions that each region reads, (B, regions, topk)."""
     from .fused_routes import nearest
@@ -34,7 +35,7 @@ def _(q: torch.Tensor, k: torch.Tensor, region: Sequence[int], topk: int) -> tor
     return q.new_empty((q.shape[0], region[0] * region[1], topk), dtype=torch.int64)
 
 
-@torch.library.custom_op("palyno::routed_attention", mutates_args=())
+@operator("routed_attention")
 def routed_attention(
     q: torch.Tensor,
     k: torch.Tensor,
@@ -66,7 +67,7 @@ def _(
     return like(q), q.new_empty((q.shape[0], heads, q.shape[2], q.shape[3]), dtype=torch.float32)
 
 
-@torch.library.custom_op("palyno::routed_attention_backward", mutates_args=())
+@operator("routed_attention_backward")
 def routed_attention_backward(
     d_out: torch.Tensor,
     q: torch.Tensor,

@@ -15,10 +15,12 @@ from typing import Any
 
 import torch
 
+from ...registration import operator
+
 __all__ = ["sigmoid_attention"]
 
 
-@torch.library.custom_op("palyno::sigmoid_attention", mutates_args=())
+@operator("sigmoid_attention")
 def sigmoid_attention(
     q: torch.Tensor,
     k: torch.Tensor,
@@ -50,7 +52,7 @@ def _(
     return torch.empty(q.shape, dtype=q.dtype, device=q.device)
 
 
-@torch.library.custom_op("palyno::sigmoid_attention_keys", mutates_args=())
+@operator("sigmoid_attention_keys")
 def _keys(
     dy: torch.Tensor,
     q: torch.Tensor,
@@ -84,7 +86,7 @@ def _(
     return dk, dv, torch.empty(0 if bias is None else q.shape[1], dtype=torch.float32, device=q.device)
 
 
-@torch.library.custom_op("palyno::sigmoid_attention_queries", mutates_args=())
+@operator("sigmoid_attention_queries")
 def _queries(
     dy: torch.Tensor,
     q: torch.Tensor,
