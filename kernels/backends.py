@@ -10,7 +10,7 @@ import torch
 
 from ..errors import UsageError
 
-__all__ = ["asked_backend", "exporting", "hopper_runs", "triton_runs"]
+__all__ = ["asked_backend", "exporting", "hopper_runs", "interpreting", "tf32_convolutions", "triton_runs"]
 
 
 def asked_backend(operator: str, backend: str, known: Iterable[str]) -> str:
@@ -60,6 +60,14 @@ def hopper_runs(*tensors: torch.Tensor) -> bool:
     if device.type != "cuda" or any(tensor.device != device for tensor in tensors):
         return False
     return torch.version.hip is None and _capability(device.index or 0) == (9, 0)
+
+
+def tf32_convolutions() -> bool:
+    """Whether PyTorch lets convolutions of float32 on a GPU run as tf32."""
+    convolutions = getattr(torch.backends.cudnn, "conv", None)
+    if convolutions is None:
+        return bool(torch.backends.cudnn.allow_tf32)
+    return bool(convolutions.fp32_precision == "tf32")
 
 
 @cache

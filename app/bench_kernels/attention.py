@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from importlib import import_module
 from typing import Any
 
 import torch
@@ -24,24 +23,37 @@ SIGMOID_TARGET = 1.17
 
 
 def routing_cases(device: str, *, quick: bool = False) -> Iterator[Case]:
-    """`bilevel_routing_attention`, forward; the first case has the targets."""
+    """`bilevel_routing_attention`, forward, and forward and backward; the first case has the targets."""
     if quick:
-        yield _routed(device, (2, 16, 16, 16), 2, 4, 3, "float16" if device == "cuda" else "float32", False)
+        dtype = "float16" if device == "cuda" else "float32"
+        for trained in (False, True):
+            yield _routed(device, (2, 16, 16, 16), 2, 4, 3, dtype, False, trained)
     elif device == "cuda":
-        for number, (shape, heads, regions, topk) in enumerate(ROUTED):
-            yield _routed(device, shape, heads, regions, topk, "float16", number == 0)
+        for number, case in enumerate(ROUTED):
+            yield _routed(device, *case, "float16", number == 0, False)
+        for case in ROUTED[1:]:
+            yield _routed(device, *case, "float16", False, True)
 
 
 def sigmoid_cases(device: str, *, quick: bool = False) -> Iterator[Case]:
-    """`sigmoid_attention`, forward."""
+    """`sigmoid_attention`: forward, causal, and forward and backward."""
     if quick:
-        yield _sigmoid(device, (1, 2, 64, 32), "bfloat16" if device == "cuda" else "float32", None)
+        shapes, dtype, target = [(1, 2, 64, 32)], "bfloat16" if device == "cuda" else "float32", None
     elif device == "cuda":
-        for shape in SIGMOID:
-            yield _sigmoid(device, shape, "bfloat16", SIGMOID_TARGET)
+        shapes, dtype, target = SIGMOID, "bfloat16", SIGMOID_TARGET
+    else:
+        return
+    for shape in shapes:
+        yield _sigmoid(device, shape, dtype, target)
+    for shape in shapes:
+        yield _sigmoid(device, shape, dtype, None, causal=True)
+    for shape in shapes:
+        yield _sigmoid(device, shape, dtype, None, trained=True)
 
 
-def _routed(device: str, shape: tuple[int, ...], heads: int, regions: int, topk: int, dtype: str, asked: bool) -> Case:
+def _routed(
+    device: str, shape: tuple[int, ...], heads: int, regions: int, topk: int, dtype: str, asked: bool, trained: bool
+) -> Case:
     from ...kernels.attention.routing import Regions, bilevel_routing_attention, reference
 
     kind = getattr(torch, dtype)
@@ -52,25 +64,29 @@ def _routed(device: str, shape: tuple[int, ...], heads: int, regions: int, topk:
     def make() -> Inputs:
         # As a network has them: parts of one projection, channels last.
         qkv = torch.randn(batch, 3 * channels, height, width, device=device, dtype=kind)
-        return qkv.contiguous(memory_format=torch.channels_last).chunk(3, 1)
+        maps = qkv.contiguous(memory_format=torch.channels_last).chunk(3, 1)
+        return (*maps, torch.randn_like(maps[0])) if trained else maps
 
     def routes(q: torch.Tensor, k: torch.Tensor) -> torch.Tensor:
         q, k = (grid.cut(x).mean(2) for x in (q, k))
         return (q @ k.transpose(1, 2)).topk(topk).indices
 
-    def published(inputs: Inputs) -> torch.Tensor:
-        q, k, v = inputs
-        return reference.gathered(q, k, v, routes(q, k), grid, heads, scale)
+    def gathered(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
+        with torch.no_grad():
+            read = routes(q, k)
+        return reference.gathered(q, k, v, read, grid, heads, scale)
+
+    published = _timed(gathered, trained)
 
     def call(backend: str) -> Callable[[Inputs], Any]:
-        def run(inputs: Inputs) -> Any:
-            q, k, v = inputs
+        def run(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
             return bilevel_routing_attention(q, k, v, regions, topk, heads=heads, backend=backend)
 
-        return run
+        return _timed(run, trained)
 
-    def exact(inputs: Inputs) -> torch.Tensor:
-        return published(tuple(x[:1].double() for x in inputs))
+    def exact(inputs: Inputs) -> Any:
+        with torch.inference_mode(False):
+            return published(tuple(x[:1].double().clone() for x in inputs))
 
     contenders = [
         Contender("palyno", call("auto"), role="ours"),
@@ -84,17 +100,18 @@ def _routed(device: str, shape: tuple[int, ...], heads: int, regions: int, topk:
     tokens = batch * height * width
     return Case(
         operator="routing",
-        name=f"{heads} heads, {regions} x {regions} regions, {topk} read, forward",
+        name=f"{heads} heads, {regions} x {regions} regions, {topk} read, {_what(trained)}",
         shape=shape,
         dtype=dtype,
         make=make,
         contenders=contenders,
         exact=exact,
-        part=lambda result: result[:1],
-        bytes_=4 * tokens * channels * kind.itemsize,
-        operations=4 * tokens * topk * grid.tokens * channels,
+        part=lambda result: _part(result, lambda x: x[:1]),
+        bytes_=(12 if trained else 4) * tokens * channels * kind.itemsize,
+        operations=(14 if trained else 4) * tokens * topk * grid.tokens * channels,
         target=ROUTED_TARGET if asked else None,
         memory_target=ROUTED_MEMORY if asked else None,
+        grad=trained,
     )
 
 
@@ -125,45 +142,63 @@ def _flex(
     return run
 
 
-def _sigmoid(device: str, shape: tuple[int, ...], dtype: str, target: float | None) -> Case:
+def _sigmoid(
+    device: str,
+    shape: tuple[int, ...],
+    dtype: str,
+    target: float | None,
+    *,
+    causal: bool = False,
+    trained: bool = False,
+) -> Case:
+    from ...kernels import sigmoid_attention
+
     kind = getattr(torch, dtype)
     batch, heads, tokens, width = shape
 
     def make() -> Inputs:
-        return tuple(torch.randn(shape, device=device, dtype=kind) for _ in range(3))
+        return tuple(torch.randn(shape, device=device, dtype=kind) for _ in range(4 if trained else 3))
 
     def call(backend: str) -> Callable[[Inputs], Any]:
-        def run(inputs: Inputs) -> Any:
-            attention = import_module("palyno.kernels.attention.sigmoid").sigmoid_attention
-            return attention(*inputs, backend=backend)
+        def run(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
+            return sigmoid_attention(q, k, v, causal=causal, backend=backend)
 
-        return run
+        return _timed(run, trained)
 
     def exact(inputs: Inputs) -> Any:
-        return call("reference")(tuple(x[:1, :1].double() for x in inputs))
+        with torch.inference_mode(False):
+            return call("reference")(tuple(x[:1, :1].double().clone() for x in inputs))
 
-    contenders = [Contender("palyno", call("auto"), role="ours"), Contender("sigmoid reference", call("reference"))]
+    contenders = [Contender("palyno", call("auto"), role="ours")]
+    # With gradients the reference's matrices of weights do not fit.
+    if not trained:
+        contenders.append(Contender("sigmoid reference", call("reference")))
     for name, role in (("flash", "peer"), ("cuDNN", "other"), ("efficient", "other"), ("math", "other")):
-        contenders.append(Contender(f"softmax, {name}", _softmax(name), role=role, same=False))
+        if not (trained and name == "math"):
+            contenders.append(Contender(f"softmax, {name}", _softmax(name, causal, trained), role=role, same=False))
+    # Half of the weights where queries see no later key; two products forward and five backward.
+    products = (7 if trained else 2) * (0.5 if causal else 1.0)
     return Case(
         operator="sigmoid",
-        name="forward",
+        name="causal, forward" if causal else _what(trained),
         shape=shape,
         dtype=dtype,
         make=make,
         contenders=contenders,
         exact=exact,
-        part=lambda result: result[:1, :1],
-        bytes_=4 * batch * heads * tokens * width * kind.itemsize,
-        operations=4 * batch * heads * tokens * tokens * width,
+        part=lambda result: _part(result, lambda x: x[:1, :1]),
+        # Backward: all inputs and the output's gradient are read, three gradients written.
+        bytes_=(11 if trained else 4) * batch * heads * tokens * width * kind.itemsize,
+        operations=products * 2 * batch * heads * tokens * tokens * width,
         target=target,
+        grad=trained,
     )
 
 
-def _softmax(name: str) -> Callable[[Inputs], torch.Tensor]:
+def _softmax(name: str, causal: bool, trained: bool) -> Callable[[Inputs], Any]:
     """A back end of PyTorch's own attention."""
 
-    def run(inputs: Inputs) -> torch.Tensor:
+    def attend(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
         from torch.nn.attention import SDPBackend, sdpa_kernel
 
         kinds = {
@@ -173,7 +208,27 @@ def _softmax(name: str) -> Callable[[Inputs], torch.Tensor]:
             "math": SDPBackend.MATH,
         }
         with sdpa_kernel(kinds[name]):
-            q, k, v = inputs
-            return F.scaled_dot_product_attention(q, k, v)
+            return F.scaled_dot_product_attention(q, k, v, is_causal=causal)
+
+    return _timed(attend, trained)
+
+
+def _what(trained: bool) -> str:
+    return "forward and backward" if trained else "forward"
+
+
+def _timed(attend: Callable[..., torch.Tensor], trained: bool) -> Callable[[Inputs], Any]:
+    """The call that is timed: the output, or the gradients of q, k and v for that of the output."""
+
+    def run(inputs: Inputs) -> Any:
+        if not trained:
+            return attend(*inputs)
+        *leaves, gradient = inputs
+        leaves = [x.detach().requires_grad_() for x in leaves]
+        return torch.autograd.grad(attend(*leaves), leaves, gradient)
 
     return run
+
+
+def _part(result: Any, cut: Callable[[torch.Tensor], torch.Tensor]) -> Any:
+    return cut(result) if isinstance(result, torch.Tensor) else [cut(x) for x in result]

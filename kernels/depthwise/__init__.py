@@ -1,9 +1,9 @@
 """Depthwise convolution with kernels of any odd size: `depthwise_conv2d`.
 
-Back ends give the same function: `reference` (PyTorch's convolution), `fft` (any device),
-`native` (CPUs, where there is gcc), `toeplitz` (Triton, NVIDIA
-GPUs from Ampere on), `hopper` (the tensor cores of the H100 and H200). `auto` takes the fastest by the measured rules
-in `choose`; the argument `backend` or the environment variable `PALYNO_DEPTHWISE` decide otherwise.
+Back ends give the same function: `reference` (PyTorch's convolution), `fft` (any device), `native` (CPUs, where there
+is gcc), `toeplitz` (Triton, NVIDIA GPUs from Ampere on), `hopper` (the tensor cores of the H100 and H200). `auto` takes
+the fastest by the measured rules in `choose`; the argument `backend` or the environment variable `PALYNO_DEPTHWISE`
+decide otherwise.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 
 from ...errors import UsageError
-from ..backends import asked_backend, exporting, hopper_runs, triton_runs
+from ..backends import asked_backend, exporting, hopper_runs, tf32_convolutions, triton_runs
 from . import operator, reference, table
 
 __all__ = ["BACKENDS", "choose", "depthwise_conv2d"]
@@ -65,7 +65,7 @@ def depthwise_conv2d(
             take these tensors.
     """
     kind = x.device.type
-    if torch.is_autocast_enabled(kind) and x.is_floating_point():
+    if torch.amp.is_autocast_available(kind) and torch.is_autocast_enabled(kind) and x.is_floating_point():
         dtype = torch.get_autocast_dtype(kind)
         x = x.to(dtype)
         weight = weight.to(dtype)
@@ -98,7 +98,7 @@ def choose(x: torch.Tensor, weight: torch.Tensor) -> str:
     # Exported graphs need a plain convolution: other runtimes have no transform, or a slow one.
     if exporting() or x.dtype not in (torch.float16, torch.bfloat16, torch.float32, torch.float64):
         return "reference"
-    if x.device.type == "cuda" and (x.dtype in (torch.float16, torch.bfloat16) or _tf32()):
+    if x.device.type == "cuda" and (x.dtype in (torch.float16, torch.bfloat16) or tf32_convolutions()):
         if hopper_runs(x, weight) and _supports("hopper", x, weight) is None:
             return "hopper"
         if triton_runs(x, weight) and _supports("toeplitz", x, weight) is None and min(weight.shape[-2:]) >= 7:
@@ -116,14 +116,6 @@ def _for_weights(backend: str, x: torch.Tensor, weight: torch.Tensor) -> str:
     if backend == "hopper" and import_module(".hopper", __package__).supports_weights(x, weight) is not None:
         return "fft"
     return backend
-
-
-def _tf32() -> bool:
-    """Whether PyTorch lets convolutions of float32 run as tf32."""
-    convolutions = getattr(torch.backends.cudnn, "conv", None)
-    if convolutions is None:
-        return bool(torch.backends.cudnn.allow_tf32)
-    return bool(convolutions.fp32_precision == "tf32")
 
 
 def _supports(backend: str, x: torch.Tensor, weight: torch.Tensor) -> str | None:
