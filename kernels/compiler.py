@@ -1,20 +1,19 @@
 """C compiled at run time by the machine's own compiler, where there is one; `None` where there is not.
 
-The library is kept on disk (`PALYNO_CACHE`, else `~/.cache/palyno`) under a hash of sources, options, compiler and
-processor. A file there that others could have written is not loaded.
+The library is kept on disk (`binaries`) under a hash of sources, options, compiler and processor.
 """
 
 from __future__ import annotations
 
 import ctypes
-import hashlib
-import os
 import platform
 import shutil
 import subprocess
 import tempfile
 from functools import cache
 from pathlib import Path
+
+from . import binaries
 
 __all__ = ["library"]
 
@@ -40,18 +39,25 @@ def library(main: Path) -> ctypes.CDLL | None:
     if compiler is None or platform.system() != "Linux":
         return None
     try:
-        key = hashlib.sha256(repr((_sources(main), OPTIONS, _version(compiler), _processor())).encode()).hexdigest()
-        kept = _folder() / f"{key}.so"
-        if _ours(kept):
-            return ctypes.CDLL(str(kept))
-        with tempfile.TemporaryDirectory() as folder:
-            built = Path(folder) / "library.so"
-            command = [compiler, *OPTIONS, str(main), "-o", str(built)]
-            subprocess.run(command, check=True, capture_output=True, timeout=SECONDS)
-            loaded = ctypes.CDLL(str(built))
-            _keep(kept, built.read_bytes())
-        return loaded
+        name = binaries.digest(main.name, _sources(main), OPTIONS, _version(compiler), _processor()) + ".so"
+        found = _loaded(binaries.kept(name))
+        if found is None:
+            with tempfile.TemporaryDirectory() as folder:
+                built = Path(folder) / "library.so"
+                command = [compiler, *OPTIONS, str(main), "-o", str(built)]
+                subprocess.run(command, check=True, capture_output=True, timeout=SECONDS)
+                binaries.keep(name, built.read_bytes())
+                # Nothing may be executed from the disk of the one folder or of the other.
+                found = _loaded(built) or _loaded(binaries.kept(name))
+        return found
     except (OSError, subprocess.SubprocessError):
+        return None
+
+
+def _loaded(path: Path | None) -> ctypes.CDLL | None:
+    try:
+        return None if path is None else ctypes.CDLL(str(path))
+    except OSError:
         return None
 
 
@@ -71,27 +77,3 @@ def _processor() -> str:
         return platform.machine() + platform.node()
     kinds = ("model name", "flags", "Features", "CPU part")
     return platform.machine() + "".join(sorted({line for line in lines if line.startswith(kinds)}))
-
-
-def _folder() -> Path:
-    base = os.environ.get("PALYNO_CACHE")
-    return (Path(base) if base else Path.home() / ".cache" / "palyno") / "kernels"
-
-
-def _ours(path: Path) -> bool:
-    """Whether only this user can have written the file."""
-    if not path.is_file():
-        return False
-    return all(s.st_uid in (0, os.getuid()) and not s.st_mode & 0o022 for s in (path.stat(), path.parent.stat()))
-
-
-def _keep(path: Path, binary: bytes) -> None:
-    # A cache that cannot be written only costs the next process its second of compiling.
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-        handle, temporary = tempfile.mkstemp(dir=path.parent)
-        with os.fdopen(handle, "wb") as file:
-            file.write(binary)
-        Path(temporary).replace(path)
-    except OSError:
-        return

@@ -1,19 +1,16 @@
 """CUDA C++ compiled at run time by NVRTC, which comes with PyTorch: no compiler on the machine is needed.
 
-Compiled code is kept in memory for the process and on disk (`PALYNO_CACHE`, else `~/.cache/palyno`) for the next one,
-under a hash of the source, its definitions, the architecture and the compiler's version.
+Compiled code is kept on disk (`binaries`) under a hash of the source, its definitions, the architecture and the
+compiler's version.
 """
 
 from __future__ import annotations
 
 import ctypes
-import hashlib
-import os
-import tempfile
 from collections.abc import Mapping
-from functools import cache
-from pathlib import Path
 from typing import Any
+
+from . import binaries
 
 __all__ = ["Kernel", "compile_kernel"]
 
@@ -80,9 +77,9 @@ def compile_kernel(source: str, definitions: Mapping[str, int | str], architectu
     options = [f"--gpu-architecture={architecture}", "--std=c++17", "-default-device"]
     options += [f"-D{name}={value}" for name, value in sorted(definitions.items())]
     version = _checked_nvrtc(nvrtc, nvrtc.nvrtcVersion())
-    key = hashlib.sha256(repr((source, options, version)).encode()).hexdigest()
-    kept = _folder() / f"{key}.cubin"
-    if kept.is_file():
+    name = binaries.digest(source, options, version) + ".cubin"
+    kept = binaries.kept(name)
+    if kept is not None:
         return kept.read_bytes()
     program = _checked_nvrtc(nvrtc, nvrtc.nvrtcCreateProgram(source.encode(), b"kernel.cu", 0, [], []))
     try:
@@ -95,26 +92,8 @@ def compile_kernel(source: str, definitions: Mapping[str, int | str], architectu
         _checked_nvrtc(nvrtc, nvrtc.nvrtcGetCUBIN(program, binary))
     finally:
         nvrtc.nvrtcDestroyProgram(program)
-    _keep(kept, bytes(binary))
+    binaries.keep(name, bytes(binary))
     return bytes(binary)
-
-
-@cache
-def _folder() -> Path:
-    base = os.environ.get("PALYNO_CACHE")
-    return (Path(base) if base else Path.home() / ".cache" / "palyno") / "kernels"
-
-
-def _keep(path: Path, binary: bytes) -> None:
-    # A cache that cannot be written only costs the next process its second of compiling.
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        handle, temporary = tempfile.mkstemp(dir=path.parent)
-        with os.fdopen(handle, "wb") as file:
-            file.write(binary)
-        Path(temporary).replace(path)
-    except OSError:
-        return
 
 
 def _checked(answer: tuple[Any, ...]) -> Any:
