@@ -133,13 +133,15 @@ def kept_spectrum(weight: torch.Tensor, key: Hashable, make: Callable[[], torch.
     if entry is None or entry[0] != stamp:
         entry = _spectra[weight] = (stamp, {})
     kept = entry[1]
-    if key not in kept:
-        if len(kept) >= _KEPT_SIZES:
-            kept.clear()
+    spectrum: torch.Tensor | None = kept.get(key)
+    if spectrum is None:
         # Made as an ordinary tensor even in inference mode, as a later call may need it in a graph.
         with torch.inference_mode(False), torch.no_grad():
-            kept[key] = make()
-    return kept[key]
+            spectrum = make()
+        if len(kept) >= _KEPT_SIZES:
+            kept.clear()
+        kept[key] = spectrum
+    return spectrum
 
 
 def spread(grad: torch.Tensor, shape: tuple[int, int], stride: int) -> torch.Tensor:

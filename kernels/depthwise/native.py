@@ -64,11 +64,14 @@ class Cut(NamedTuple):
     n: int
 
 
-@cache
 def lanes() -> int:
     """Channels that go side by side; 0 where there is no compiler."""
     code = _code()
     return 0 if code is None else int(code.lanes())
+
+
+# `torch.compiler.assume_constant_result`, without the seconds that it takes to import torch's compiler.
+lanes._dynamo_marked_constant = True  # type: ignore[attr-defined]
 
 
 def supports(x: torch.Tensor, weight: torch.Tensor) -> str | None:
@@ -100,11 +103,10 @@ def weight_gradient(grad: torch.Tensor, x: torch.Tensor, kernel: tuple[int, int]
     channels, height, width = x.shape[1:]
     grad, x = _plain(spread(grad, (height, width), stride)), _plain(x)
     cuts = plan((height, width), kernel)
-    patterns = _patterns(channels)
     sides = [_side(cut, k // 2, 0 if cut.tiles > 1 else k // 2) for cut, k in zip(cuts, kernel, strict=True)]
     # As many planes as all patterns have lanes, a multiple of the channels; those without maps stay zero.
-    sums = torch.zeros((patterns * lanes() // channels, channels, *kernel))
-    whole = _Plan(*sides, 1, min(patterns, -(-x.shape[0] * channels // lanes())), torch.get_num_threads())
+    sums = x.new_zeros((math.lcm(channels, lanes()) // channels, channels, *kernel))
+    whole = _Plan(*sides, 1, _patterns(x), torch.get_num_threads())
     scale = 0.25 / (cuts[0].n * cuts[1].n)
     _call("correlate", byref(whole), *(byref(_maps(t)) for t in (x, grad, sums)), ctypes.c_float(scale))
     return sums.sum(0)[:, None].to(dtype)
@@ -113,13 +115,15 @@ def weight_gradient(grad: torch.Tensor, x: torch.Tensor, kernel: tuple[int, int]
 def _convolve(
     x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None, stride: int, *, turned: bool
 ) -> torch.Tensor:
-    dtype, channels = x.dtype, x.shape[1]
+    dtype = x.dtype
     kernel = (weight.shape[-2], weight.shape[-1])
     x, bias = _plain(x), None if bias is None else bias.detach().float().contiguous()
     size = (x.shape[-2], x.shape[-1])
-    cuts, whole = _forward(size, kernel, stride, channels, torch.get_num_threads())
-    spectra = kept_spectrum(weight, (cuts, turned), lambda: _spectra(weight.detach(), cuts, turned))
-    y = torch.empty((*x.shape[:2], *(-(-side // stride) for side in size)))
+    patterns = _patterns(x)
+    cuts, whole = _forward(size, kernel, stride, patterns, torch.get_num_threads())
+    key = (cuts, patterns, turned)
+    spectra = kept_spectrum(weight, key, lambda: _spectra(weight.detach(), *key))
+    y = x.new_empty((*x.shape[:2], *(-(-side // stride) for side in size)))
     address = None if bias is None else ctypes.c_void_p(bias.data_ptr())
     _call("convolve", byref(whole), byref(_maps(x)), byref(_maps(y)), ctypes.c_void_p(spectra.data_ptr()), address)
     return y.to(dtype)
@@ -127,22 +131,21 @@ def _convolve(
 
 @lru_cache(maxsize=1024)
 def _forward(
-    size: tuple[int, int], kernel: tuple[int, int], stride: int, channels: int, threads: int
+    size: tuple[int, int], kernel: tuple[int, int], stride: int, patterns: int, threads: int
 ) -> tuple[tuple[Cut, Cut], _Plan]:
     cuts = plan(size, kernel)
     sides = [_side(cut, k // 2, k // 2 * (2 if cut.tiles > 1 else 1)) for cut, k in zip(cuts, kernel, strict=True)]
-    return cuts, _Plan(*sides, stride, _patterns(channels), threads)
+    return cuts, _Plan(*sides, stride, patterns, threads)
 
 
-def _spectra(weight: torch.Tensor, cuts: tuple[Cut, Cut], turned: bool) -> torch.Tensor:
-    """Of all patterns of channels in the lanes, float32, in the order and scale that `convolve` needs."""
+def _spectra(weight: torch.Tensor, cuts: tuple[Cut, Cut], patterns: int, turned: bool) -> torch.Tensor:
+    """Of the first patterns of channels in the lanes, float32, in the order and scale that `convolve` needs."""
     channels, _, height, width = weight.shape
     kernels = (weight[:, 0].flip((-2, -1)) if turned else weight[:, 0]).float().contiguous()
     rows, columns = (cut.n for cut in cuts)
-    patterns = _patterns(channels)
-    spectra = torch.empty(patterns * rows * (columns // 2 + 1) * 2 * lanes())
+    spectra = kernels.new_empty(patterns * rows * (columns // 2 + 1) * 2 * lanes())
     sides = [_side(Cut(1, k, cut.n), 0, 0) for cut, k in zip(cuts, (height, width), strict=True)]
-    # Stride 0 from one "map" to the next repeats the channels until all patterns are full.
+    # Stride 0 from one "map" to the next repeats the channels until the patterns are full.
     maps = _Maps(kernels.data_ptr(), patterns * lanes(), channels, 0, height * width, width, 1, height, width)
     # A half for each of two rows in one, on the way there and again for the product; and 1 / n of the inverse.
     scale = 0.25 / (rows * columns)
@@ -173,9 +176,10 @@ def _maps(x: torch.Tensor) -> _Maps:
     return _Maps(x.data_ptr(), batch * channels, channels, *x.stride(), height, width)
 
 
-def _patterns(channels: int) -> int:
-    """Groups of lanes until channels start again at the first lane."""
-    return math.lcm(channels, lanes()) // lanes()
+def _patterns(x: torch.Tensor) -> int:
+    """Groups of lanes until the maps end or channels start again at the first lane."""
+    batch, channels = x.shape[:2]
+    return min(math.lcm(channels, lanes()), -(-batch * channels // lanes()) * lanes()) // lanes()
 
 
 def _side(cut: Cut, margin: int, first: int) -> _Side:
@@ -234,16 +238,17 @@ def _factors(n: int) -> tuple[int, ...] | None:
 def _axis(n: int) -> tuple[_Axis, tuple[torch.Tensor, ...]]:
     """Tables of one length, and the tensors that hold them, which must live as long."""
     radices = _factors(n) or (1,)
-    twiddles, places, left, digits = [torch.zeros(2)], torch.zeros(n, dtype=torch.int32), n, torch.arange(n)
-    for radix in radices:
-        left //= radix
-        angles = (
-            torch.arange(left, dtype=torch.float64)[:, None] * torch.arange(1, radix) * (-2 * math.pi / left / radix)
-        )
-        twiddles.append(torch.stack((angles.cos(), angles.sin()), -1).flatten().float())
-        places += (digits % radix * left).int()
-        digits = digits // radix
-    # The last step has none.
-    table = torch.cat([*twiddles[1:-1], twiddles[0]])
+    # Whatever the caller's default type and device are.
+    with torch.device("cpu"):
+        twiddles, places, left, digits = [], torch.zeros(n, dtype=torch.int32), n, torch.arange(n)
+        for radix in radices:
+            left //= radix
+            turns = torch.arange(left, dtype=torch.float64)[:, None] * torch.arange(1, radix) / (left * radix)
+            angles = -2 * math.pi * turns
+            twiddles.append(torch.stack((angles.cos(), angles.sin()), -1).flatten().float())
+            places += (digits % radix * left).int()
+            digits = digits // radix
+        # The last step has none; an empty table would have no address.
+        table = torch.cat([*twiddles[:-1], torch.zeros(2, dtype=torch.float32)])
     axis = _Axis(n, len(radices), (ctypes.c_int64 * 12)(*radices), table.data_ptr(), places.data_ptr())
     return axis, (table, places)

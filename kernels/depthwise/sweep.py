@@ -18,21 +18,24 @@ import torch.nn.functional as F
 
 from . import choose, depthwise_conv2d, native
 
-__all__ = ["conditions", "shapes", "sweep"]
+__all__ = ["shapes", "sweep"]
 
 Shape = tuple[int, int, int, int, int, int]
 
 # Largest convolution for which PyTorch's planar layout, up to forty times slower, is timed too; multiply-adds.
 PLANAR = 4e8
 
+# Squares, strips and bands.
+KERNELS = (
+    *((side, side) for side in (3, 5, 7, 9, 11, 13, 15, 21, 31, 45, 61)),
+    *((1, 31), (31, 1), (5, 31), (31, 5)),
+)
+
 
 def shapes(
     sides: Iterable[int] = (10, 14, 20, 28, 40, 56, 80, 113, 160, 224, 320),
     channels: Iterable[int] = (16, 24, 64, 128),
-    kernels: Iterable[tuple[int, int]] = (
-        *((k, k) for k in (3, 5, 7, 9, 11, 13, 15, 21, 31, 45, 61)),
-        *((1, 31), (31, 1), (5, 31), (31, 5)),
-    ),
+    kernels: Iterable[tuple[int, int]] = KERNELS,
     batches: Iterable[int] = (1, 4),
     most: float = 8e9,
 ) -> list[Shape]:
@@ -67,23 +70,6 @@ def sweep(
         if say:
             say(rows[-1])
     return rows
-
-
-def conditions() -> dict[str, Any]:
-    """What the figures depend on."""
-    name = ""
-    try:
-        with open("/proc/cpuinfo", encoding="utf-8") as file:  # noqa: PTH123
-            name = next((line.partition(":")[2].strip() for line in file if line.startswith("model name")), "")
-    except OSError:
-        pass
-    return {
-        "cpu": name,
-        "instructions": torch.backends.cpu.get_cpu_capability(),
-        "lanes": native.lanes(),
-        "threads": torch.get_num_threads(),
-        "torch": torch.__version__,
-    }
 
 
 def _row(shape: Shape, training: bool, seconds: float) -> dict[str, Any]:

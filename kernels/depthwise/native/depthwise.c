@@ -8,6 +8,7 @@
 //
 // A plane of N x M takes about 5 N M log2(N M) operations for both transforms and 4 N M for the product; it is read once
 // and written once, and its half spectrum, 4 N (M + 2) bytes, passes through the second-level cache three times.
+#include <pthread.h>
 #include <stdlib.h>
 #include <string.h>
 #ifdef _OPENMP
@@ -101,9 +102,13 @@ static void rows_out(const V *s, V *z, const Maps *y, const Group *g, const Plan
     if (second != first) store(from + 1, step, shift, y, g, i + 1, left, right);
 }
 
-// Memory that a thread keeps: asking the system for it again and again costs more than a small map.
+// Memory that a thread keeps until it ends: asking the system for it again and again costs more than a small map.
 static _Thread_local V *kept;
 static _Thread_local int64_t kept_size;
+static pthread_key_t at_the_end;
+static int no_key;
+
+__attribute__((constructor)) static void prepare(void) { no_key = pthread_key_create(&at_the_end, free); }
 
 static V *room(int64_t vectors) {
     if (vectors > kept_size) {
@@ -111,6 +116,7 @@ static V *room(int64_t vectors) {
         kept_size = 0;
         kept = aligned_alloc(64, ((vectors * sizeof(V) + 63) / 64 + 1) * 64);
         if (kept) kept_size = vectors;
+        if (!no_key) pthread_setspecific(at_the_end, kept);
     }
     return kept;
 }
