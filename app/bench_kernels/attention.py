@@ -79,7 +79,7 @@ def _routed(
     published = _timed(gathered, trained)
 
     def call(backend: str) -> Callable[[Inputs], Any]:
-        def run(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
+        def run(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> Any:
             return bilevel_routing_attention(q, k, v, regions, topk, heads=heads, backend=backend)
 
         return _timed(run, trained)

@@ -19,6 +19,9 @@ PATCHES PH PW products. Sums are float32 in a fixed order: the same input gives 
 pixels outside the kernel, an infinity in the input spreads over its whole patch as NaN.
 """
 
+# Programs are written in Triton's language, whose values have no types that mypy knows.
+# mypy: ignore-errors
+
 from __future__ import annotations
 
 import math

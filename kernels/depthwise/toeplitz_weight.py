@@ -13,6 +13,9 @@ diagonals before E leaves the program, by gathers in shared memory, took longer 
 are best: Hopper's own products read tf32 in one order only, of which this contraction needs the other.
 """
 
+# Programs are written in Triton's language, whose values have no types that mypy knows.
+# mypy: ignore-errors
+
 from __future__ import annotations
 
 import math

@@ -307,9 +307,9 @@ def test_operators_are_registered_as_pytorch_expects():
     case = (1, 2, 8, (5, 4), (2, 2), 2, False)
     q, k, v = maps(case, torch.float32, device=device)
     region = [2, 2, 3, 2]
-    torch.library.opcheck(region_routes, (q.detach(), k.detach(), region, 2))
+    torch.library.opcheck(region_routes.overload, (q.detach(), k.detach(), region, 2))
     routes = region_routes(q.detach(), k.detach(), region, 2)
-    torch.library.opcheck(routed_attention, (q, k, v, routes, region, 2, 0.3))
+    torch.library.opcheck(routed_attention.overload, (q, k, v, routes, region, 2, 0.3))
 
 
 def test_the_environment_decides_where_the_caller_does_not(monkeypatch):

@@ -317,7 +317,7 @@ def test_the_operators_keep_pytorchs_rules():
         (q, k, v, bias, None, False, False),
         (k, k, v, None, -2.0, True, False),
     ):
-        torch.library.opcheck(operator.sigmoid_attention, arguments)
+        torch.library.opcheck(operator.sigmoid_attention.overload, arguments)
 
 
 @pytest.mark.parametrize(
