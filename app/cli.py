@@ -37,6 +37,7 @@ COMMANDS = {
     "compose": ("compose:compose", "Make training scenes with exact boxes from reference pictures of single grains."),
     "train": ("train:train", "Train a detector on a YOLO data set."),
     "val": ("val:val", "Score a detector on labelled images."),
+    "export": ("export:export", "Write a detector's network as ONNX, for other runtimes."),
     "bench": ("bench:bench", "Compare palyno, and its operators, with other ways to do the same."),
     "doctor": ("doctor:doctor", "Say whether this machine can run palyno, and with what."),
 }

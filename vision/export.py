@@ -74,7 +74,8 @@ def export_onnx(
     """
     for name, value, step in (("imgsz", imgsz, STRIDE), ("batch", batch, 1)):
         if not isinstance(value, int) or isinstance(value, bool) or value < 1 or value % step:
-            raise UsageError(f"{name}: expected a multiple of {step}, above zero, got {value!r}")
+            kind = "a whole number" if step == 1 else f"a multiple of {step}"
+            raise UsageError(f"{name}: expected {kind} above zero, got {value!r}")
     if large_kernels not in LARGE_KERNELS:
         raise UsageError(f"large_kernels: expected one of {', '.join(LARGE_KERNELS)}; got {large_kernels!r}")
     refuse_existing(path, overwrite=overwrite)
@@ -96,6 +97,8 @@ class Distances(nn.Module):
         bins: Distances that a side can have, 0 to bins - 1.
     """
 
+    sums: torch.Tensor
+
     def __init__(self, bins: int):
         super().__init__()
         self.bins = bins
@@ -114,7 +117,8 @@ class _Omni(nn.Module):
     def __init__(self, block: OmniKernel, size: tuple[int, int], matrices: bool):
         super().__init__()
         self.enter, self.leave, self.gate = block.enter, block.leave, block.gate
-        self.large = DepthwiseDFT(*block.large.merged(), size) if matrices else block.large
+        weight, bias = block.large.merged()
+        self.large = DepthwiseDFT(weight, bias, size) if matrices else _convolution(weight, bias)
         self.transform = None if self.gate is None or self.gate.still else GateDFT(size)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
@@ -127,6 +131,15 @@ class _Omni(nn.Module):
             if self.transform is not None:
                 y = y + gate.alpha * self.transform(gate.p(s), gate.q(s))
         return self.leave(y.relu())
+
+
+def _convolution(weight: torch.Tensor, bias: torch.Tensor) -> nn.Conv2d:
+    """A plain depthwise convolution, whatever back end our own operator would take."""
+    channels, _, rows, columns = weight.shape
+    padding = (rows // 2, columns // 2)
+    layer = nn.Conv2d(channels, channels, (rows, columns), padding=padding, groups=channels, device="meta")
+    layer.weight, layer.bias = (nn.Parameter(t.detach(), requires_grad=False) for t in (weight, bias))
+    return layer
 
 
 def _runtime() -> tuple[Any, Any]:
@@ -197,7 +210,7 @@ def _graph(onnx: Any, network: Any, images: torch.Tensor, about: dict[str, Any])
         torch.onnx.export(
             network,
             (images,),
-            file,
+            file,  # type: ignore[arg-type]
             dynamo=False,
             opset_version=OPSET,
             input_names=["images"],

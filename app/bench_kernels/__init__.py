@@ -31,9 +31,10 @@ OPERATORS = {
     "routing": ("attention", "routing_cases"),
     "sigmoid": ("attention", "sigmoid_cases"),
     "network": ("network", "cases"),
+    "onnx": ("exported", "cases"),
 }
 # Left to the other device unless asked for by name.
-ONLY = {"depthwise-sweep": "cpu"}
+ONLY = {"depthwise-sweep": "cpu", "onnx": "cpu"}
 PACKAGES = ("torch", "triton", "nvidia-cudnn-cu13", "ultralytics", "onnxruntime", "numpy")
 
 

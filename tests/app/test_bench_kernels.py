@@ -1,6 +1,7 @@
 """`palyno bench kernels`: contenders agree, what fails is told, documents and pages are what they are said to be."""
 
 import json
+import sys
 from xml.etree import ElementTree
 
 import pytest
@@ -9,7 +10,7 @@ from click.testing import CliRunner
 from palyno import InputError, UsageError
 from palyno.app import bench_kernels as package
 from palyno.app.bench_kernels import OPERATORS, bench_kernels, render
-from palyno.app.bench_kernels.case import Case, Contender, run_case
+from palyno.app.bench_kernels.case import Case, Contender, Unsupported, run_case
 from palyno.app.bench_kernels.plot import draw
 from palyno.app.bench_kernels.roofline import arithmetic, floor_ms
 from palyno.app.bench_kernels.timing import Budget, time_turns
@@ -24,7 +25,7 @@ ONCE = Budget(seconds=0, least=1, most=1)
 
 @pytest.fixture(scope="module")
 def quick():
-    return bench_kernels("cpu", quick=True)
+    return bench_kernels("cpu", quick=True, threads=1)
 
 
 def squares(contenders, **options):
@@ -285,7 +286,31 @@ def test_the_command_writes_prints_and_renders(tmp_path):
 
 
 def test_operators_left_to_the_other_device_are_run_when_named():
-    assert package.ONLY == {"depthwise-sweep": "cpu"}
+    assert package.ONLY == {"depthwise-sweep": "cpu", "onnx": "cpu"}
     assert {row["operator"] for row in bench_kernels("cpu", ["depthwise-sweep"], quick=True)["cases"]} == {
         "depthwise-sweep"
     }
+
+
+@pytest.mark.parametrize("package", ["onnx", "onnxruntime"])
+def test_without_onnxruntime_the_exported_network_is_left_out_with_the_reason(monkeypatch, package):
+    from palyno.app.bench_kernels import exported
+
+    exported._session.cache_clear()
+    monkeypatch.setitem(sys.modules, package, None)
+    (row,) = bench_kernels("cpu", ["onnx"], quick=True, threads=1)["cases"]
+    told = {entry["name"]: entry.get("unsupported") for entry in row["contenders"]}
+    assert told.pop("palyno, PyTorch") is None
+    assert len(told) == 3
+    assert all(reason.startswith("it needs onnx and onnxruntime: ") for reason in told.values())
+
+
+def test_the_exported_network_is_compared_with_plain_convolutions_on_a_cpu_only(quick):
+    from palyno.app.bench_kernels import exported
+
+    row = next(row for row in quick["cases"] if row["operator"] == "onnx")
+    assert [entry["role"] for entry in row["contenders"]] == ["other", "ours", "peer", "other"]
+    assert next(exported.cases("cpu")).target == 1.2
+    assert next(exported.cases("cpu")).shape == (1, 3, 640, 640)
+    with pytest.raises(Unsupported, match="--device cpu"):
+        next(exported.cases("cuda"))

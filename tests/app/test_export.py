@@ -1,0 +1,86 @@
+"""`palyno export`: a file, one JSON document, and the exit codes."""
+
+import json
+import sys
+
+import palyno
+import pytest
+import torch
+from click.testing import CliRunner
+from palyno.app.cli import cli
+from palyno.vision import export as module
+
+pytest.importorskip("onnx")
+pytest.importorskip("onnxruntime")
+
+
+@pytest.fixture(scope="module", autouse=True)
+def one_thread():
+    """Of PyTorch: for so small images a second one only waits, long where other work has its core."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+def export(*arguments):
+    return CliRunner().invoke(cli, ["export", *map(str, arguments)])
+
+
+def test_a_model_is_exported_and_told(tmp_path, shipped_model):
+    file = tmp_path / "folder" / "model.onnx"
+    done = export(shipped_model, "--out", file, "--imgsz", 64, "--batch", 2, "--large-kernels", "dft", "--json")
+    assert done.exit_code == 0, done.output
+    assert json.loads(done.stdout) == {
+        "out": str(file),
+        "format": "onnx",
+        "model": shipped_model,
+        "bytes": file.stat().st_size,
+        "sha256": palyno.load(shipped_model, device="cpu").metadata.sha256,
+        "imgsz": 64,
+        "batch": 2,
+        "large_kernels": "dft",
+    }
+
+
+def test_a_file_that_is_there_is_replaced_only_with_overwrite(tmp_path, monkeypatch, shipped_model):
+    file = tmp_path / "model.onnx"
+    file.write_text("mine")
+    refused = export(shipped_model, "--out", file)
+    assert refused.exit_code == 2
+    assert "--overwrite" in refused.stderr
+    assert file.read_text() == "mine"
+    monkeypatch.setattr(module, "_graph", lambda *_: b"a graph")
+    monkeypatch.setattr(module, "_verify", lambda *_: None)
+    done = export(shipped_model, "--out", file, "--imgsz", 32, "--overwrite")
+    assert done.exit_code == 0
+    assert done.stdout == ""
+    assert str(file) in done.stderr
+    assert file.read_bytes() == b"a graph"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "message"),
+    [
+        (["hieraedge-n"], 2, "--out"),
+        (["hieraedge-n", "--imgsz", "100"], 2, "imgsz: expected a multiple of 32"),
+        (["hieraedge-n", "--imgsz", "0"], 2, "--imgsz"),
+        (["hieraedge-n", "--batch", "0"], 2, "--batch"),
+        (["hieraedge-n", "--large-kernels", "fft"], 2, "--large-kernels"),
+        (["hieraedge-n", "--format", "tflite"], 2, "--format"),
+        (["no-such-model"], 5, "no-such-model"),
+    ],
+)
+def test_what_cannot_be_meant_is_refused(tmp_path, shipped_model, arguments, code, message):
+    file = tmp_path / "x.onnx"
+    done = export(*arguments, *([] if len(arguments) == 1 and code == 2 else ["--out", file]))
+    assert done.exit_code == code
+    assert message in done.stderr
+    assert not file.exists()
+
+
+def test_missing_packages_are_named(tmp_path, monkeypatch, shipped_model):
+    monkeypatch.setitem(sys.modules, "onnx", None)
+    done = export(shipped_model, "--out", tmp_path / "x.onnx", "--json")
+    assert done.exit_code == 1
+    assert json.loads(done.stdout)["error"]["message"].startswith("onnx: expected to be installed")
