@@ -1,10 +1,5 @@
 """The `palyno` command: which subcommands there are, how faults are told, and the exit codes.
 
-    0    all done                              4    nothing was processed
-    1    internal fault                        5    a model or an index was refused
-    2    wrong usage                           130  interrupted; the same command goes on where it stopped
-    3    some inputs failed, the rest is kept
-
 A subcommand's module is imported only when it is called, so `palyno --help` needs neither torch nor pandas.
 """
 
@@ -42,6 +37,16 @@ COMMANDS = {
     "doctor": ("doctor:doctor", "Say whether this machine can run palyno, and with what."),
 }
 
+EXIT_CODES = {
+    0: "all done",
+    1: "internal fault",
+    2: "wrong usage",
+    3: "some inputs failed, the rest is kept",
+    4: "nothing was processed",
+    5: "a model or an index was refused",
+    130: "interrupted; the same command goes on where it stopped",
+}
+
 
 class Commands(click.Group):
     """A group that imports a subcommand only when it is called, and tells faults in one line."""
@@ -61,6 +66,11 @@ class Commands(click.Group):
         """Lists the subcommands without importing them."""
         with formatter.section("Commands"):
             formatter.write_dl([(name, line) for name, (_, line) in COMMANDS.items()])
+
+    def format_epilog(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Says what the exit codes mean."""
+        with formatter.section("Exit codes"):
+            formatter.write_dl([(str(code), meaning) for code, meaning in EXIT_CODES.items()])
 
     def main(
         self,

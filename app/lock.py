@@ -23,9 +23,14 @@ def locked(path: Path) -> Iterator[None]:
     block. Where the file system has no locks, the owner's process id decides, on the owner's own host.
 
     Raises:
-        UsageError: Another process that is alive holds the lock.
+        UsageError: Another process that is alive holds the lock, or its folder cannot be made.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UsageError(
+            f"{path.parent.parent}: expected a folder that can be written, got {error.strerror}; give another one"
+        ) from error
     # Not opened with "w": another owner's name must survive being refused.
     with os.fdopen(os.open(path, os.O_RDWR | os.O_CREAT, 0o644), "r+", encoding="utf-8") as file:
         if not _take(file.fileno(), file.read()):

@@ -48,7 +48,7 @@ class Grain:
         grain_id: Stays the same for the same slide, model and arguments.
         box: `xyxy`, pixels of the full-resolution level.
         taxon: Name at the most specific rank that the model is sure of.
-        confidence: Probability of that name, in [0, 1].
+        confidence: Probability that there is a grain, whatever its name, in [0, 1].
         rank: Rank of the name: species, genus, family or `unknown`.
         um_per_px: Micrometres a pixel; None where it is not known.
         flags: Warnings that concern this grain, such as `edge` (cut by the picture's border).

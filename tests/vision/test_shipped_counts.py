@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 
+import numpy as np
 import palyno
 import pytest
 from palyno.data.annotations.coco import read_coco
 from palyno.vision.metrics import count_quality
+from PIL import Image
 
 
 @pytest.fixture(scope="module")
@@ -27,6 +29,14 @@ def test_a_composed_scene_is_counted_and_named(detector, samples, truth):
     assert quality.recall >= 0.9
     right = set(result.taxa) & set(truth["composed.jpg"].labels)
     assert len(right) >= 12
+
+
+def test_more_grains_than_ultralytics_returns_are_counted_the_same_with_every_tile(detector, samples):
+    """Its validator and predictor stop at 300 boxes an image."""
+    with Image.open(samples / "rice_dense.jpg") as picture:
+        half = np.asarray(picture)[:960]
+    counts = {tile: len(detector.detect(half, tile=tile)) for tile in (640, 1280)}
+    assert counts[640] == counts[1280] > 300
 
 
 @pytest.mark.slow
