@@ -27,7 +27,7 @@ from ..offline import cache_dir, switch_off
 COMMANDS = {
     "detect": ("detect:detect", "Find, name, measure and count the grains on slides."),
     "serve": ("serve:serve", "Open the web page on this machine."),
-    "models": ("models:models", "List and verify the models that ship with palyno."),
+    "models": ("models:models", "List and verify the models that ship with palyno; convert published weights."),
     "convert": ("convert:convert", "Convert boxes from one annotation format to another."),
     "compose": ("compose:compose", "Make training scenes with exact boxes from reference pictures of single grains."),
     "train": ("train:train", "Train a detector on a YOLO data set."),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from pathlib import Path
 from typing import Any
 
 import click
@@ -14,7 +15,7 @@ from . import options as shared
 
 @click.group()
 def models() -> None:
-    """List and verify the models that ship with palyno."""
+    """List and verify the models that ship with palyno; convert published weights."""
 
 
 @models.command("list")
@@ -36,6 +37,26 @@ def verify(as_json: bool) -> int:
         raise NothingToDoError("no models are installed; install palyno again")
     _tell(rows, as_json, ("name", "status", "sha256"))
     return 0 if all(row["status"] == "ok" for row in rows) else 5
+
+
+@models.command(short_help="Convert a published checkpoint of BiFormer to safetensors.")
+@click.argument("checkpoint", type=click.Path(dir_okay=False, path_type=Path))
+@click.option("--out", required=True, type=click.Path(dir_okay=False, path_type=Path), help="File to write.")
+@shared.overwrite
+@shared.as_json
+def convert(checkpoint: Path, out: Path, overwrite: bool, as_json: bool) -> None:
+    """Convert CHECKPOINT, weights that BiFormer's authors published, to safetensors under our names.
+
+    Such a file is a pickle; it is read in a process of its own, which takes tensors and runs nothing. timm then loads
+    the result: timm.create_model(NAME, pretrained=True, pretrained_cfg_overlay={"file": OUT}).
+    """
+    from ...vision.backbones.convert import convert_biformer
+
+    name = convert_biformer(checkpoint, out, overwrite=overwrite)
+    if as_json:
+        click.echo(json.dumps({"architecture": name, "out": str(out), "bytes": out.stat().st_size}))
+    else:
+        click.echo(f"{name}: {out}", err=True)
 
 
 def verified() -> list[dict[str, Any]]:
