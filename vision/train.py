@@ -37,6 +37,7 @@ class TrainSettings:
         lr: Peak learning rate of AdamW.
         edge: Edge prior of HieraEdgeNet's blocks; the table's if None.
         gate: Frequency gate of its omni-kernel; the table's if None.
+        backbone: Of models that have one to choose, `biformer_nano` or `timm:NAME`; the table's if None.
         validate_every: Epochs between validations; the last ten epochs are all validated.
         naming_threshold: Share of its confidence that a name must have, see `palyno.vision.naming`; to be chosen on
             validation data.
@@ -58,6 +59,7 @@ class TrainSettings:
     lr: float = 0.002
     edge: str | None = None
     gate: str | None = None
+    backbone: str | None = None
     validate_every: int = 1
     naming_threshold: float = 0.5
     deterministic: bool = False
@@ -102,7 +104,9 @@ def train(settings: TrainSettings, *, resume: bool = False) -> Path:
         yolo = PollenYOLO(last)
         arguments: dict[str, Any] = {"resume": str(last)}
     else:
-        yolo = PollenYOLO(settings.model, classes=names, edge=settings.edge, gate=settings.gate)
+        yolo = PollenYOLO(
+            settings.model, classes=names, edge=settings.edge, gate=settings.gate, backbone=settings.backbone
+        )
         arguments = _arguments(settings)
         recipe = json.dumps(asdict(settings), default=str, indent=1)
         (run / "recipe.json").write_text(recipe + "\n", encoding="utf-8")

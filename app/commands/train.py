@@ -11,7 +11,7 @@ import click
 @click.command(short_help="Train a detector on a YOLO data set.")
 @click.argument("data", type=click.Path(exists=True, dir_okay=False, path_type=Path))
 @click.option("--out", required=True, type=click.Path(file_okay=False, path_type=Path), help="Folder of the run.")
-@click.option("--model", default="hieraedge-n", show_default=True, help="Layer table.")
+@click.option("--model", help="Layer table.  [default: hieraedge-n; with --backbone, backbone-yolo-n]")
 @click.option("--name", help="Name of the weights; the model's if not given.")
 @click.option("--epochs", default=100, show_default=True, type=int)
 @click.option("--hours", type=click.FloatRange(0, min_open=True), help="Time budget; replaces --epochs.")
@@ -25,6 +25,9 @@ import click
     "--edge", type=click.Choice(["magnitude", "reference", "none"]), help="Edge prior; the model's if not given."
 )
 @click.option("--gate", type=click.Choice(["published", "none"]), help="Frequency gate; the model's if not given.")
+@click.option(
+    "--backbone", metavar="NAME", help="Of models that have one to choose: biformer_nano, timm:convnext_tiny, ..."
+)
 @click.option("--validate-every", default=1, show_default=True, type=int, help="Epochs between validations.")
 @click.option(
     "--naming-threshold",
@@ -36,7 +39,7 @@ import click
 @click.option("--deterministic", is_flag=True, help="Bitwise repeatable on one machine, and slower.")
 @click.option("--cache", is_flag=True, help="Keep the decoded images in memory.")
 @click.option("--resume", is_flag=True, help="Go on with your own unfinished run in --out.")
-def train(resume: bool, **options: Any) -> None:
+def train(model: str | None, resume: bool, **options: Any) -> None:
     """Train on DATA, the data.yaml of a YOLO data set such as `palyno compose` writes.
 
     The best checkpoint by validation mAP50-95 becomes OUT/NAME.safetensors, which every command takes as --model.
@@ -44,5 +47,6 @@ def train(resume: bool, **options: Any) -> None:
     from ...vision.train import TrainSettings
     from ...vision.train import train as run
 
-    path = run(TrainSettings(**options), resume=resume)
+    model = model or ("backbone-yolo-n" if options["backbone"] else "hieraedge-n")
+    path = run(TrainSettings(model=model, **options), resume=resume)
     click.echo(f"weights: {path}", err=True)

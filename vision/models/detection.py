@@ -12,6 +12,7 @@ from ... import offline
 from ..blocks import ConvNormAct
 from ..blocks.omni import GlobalGate, KernelSum
 from .graph import Body
+from .pyramid import Pyramid
 from .rows import Scale
 from .tables import configure, model_names
 
@@ -62,14 +63,17 @@ class PollenModel(DetectionModel):
         self.names = dict(enumerate(config["names"]))
         head.stride = self.stride = torch.tensor([8.0, 16.0, 32.0])
         head.bias_init()
-        initialize_weights(self)
+        # What ultralytics sets for its own blocks (momentum of statistics, activations in place) others may not stand.
+        for part in (*body.blocks.values(), head):
+            if not isinstance(part, Pyramid):
+                initialize_weights(part)
         if verbose:
             self.info()
 
     def fuse(self, verbose: bool = False, imgsz: int = 640) -> PollenModel:
         """Folds normalisation into convolutions and branches into one kernel, for inference."""
         for module in self.modules():
-            if isinstance(module, ConvNormAct):
+            if isinstance(module, ConvNormAct | Pyramid):
                 module.fuse()
             elif isinstance(module, KernelSum | GlobalGate):
                 module.merge()
@@ -88,6 +92,7 @@ def build(
     classes: int | Sequence[str] | None = None,
     edge: str | None = None,
     gate: str | None = None,
+    backbone: str | None = None,
     channels: int | None = None,
 ) -> PollenModel:
     """A network with fresh weights.
@@ -97,11 +102,12 @@ def build(
         classes: Number of classes, or their names in order; None keeps what the configuration says.
         edge: `magnitude`, `reference` or `none`, see `HEM`; None keeps what the table says, `magnitude`.
         gate: `published` or `none`, see `OmniKernel`; None keeps what the table says, `published`.
+        backbone: Of the models that have one to choose, see `pyramid`; None keeps what the table says.
         channels: Channels of the image; None keeps what the configuration says, else 3.
 
     Raises:
         UnknownModelError: No such name.
         UsageError: An unknown option, or no classes.
     """
-    config = configure(name_or_config, classes=classes, channels=channels, edge=edge, gate=gate)
+    config = configure(name_or_config, classes=classes, channels=channels, edge=edge, gate=gate, backbone=backbone)
     return PollenModel(config, verbose=False)

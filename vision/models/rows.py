@@ -14,6 +14,7 @@ from torch import nn
 
 from ... import offline
 from ..blocks import CSPOKM, HEM, SEF, Concat, SPDConv
+from .pyramid import pyramid
 
 offline.switch_off()
 from ultralytics.nn.modules import A2C2f, C3k2, Conv  # noqa: E402
@@ -60,6 +61,11 @@ def _a2c2f(scale: Scale, c_in: int, /, *, out: int, repeats: int = 1, attention:
     return A2C2f(c_in, c_out, scale.repeats(repeats), attention, area), c_out
 
 
+def _backbone(scale: Scale, c_in: int, /, *, name: str | None, strides: Sequence[int]) -> Made:
+    module, channels = pyramid(name, strides, c_in)
+    return module, {f"p{stride.bit_length() - 1}": c for stride, c in zip(strides, channels, strict=True)}
+
+
 def _hem(scale: Scale, c_in: int, /, *, widths: Sequence[int], edge: str = "magnitude") -> Made:
     scaled = [scale.channels(width) for width in widths]
     return HEM(c_in, scaled, edge), dict(zip(("p3", "p4", "p5"), scaled, strict=True))
@@ -89,6 +95,7 @@ def _concat(scale: Scale, /, *c_in: int) -> Made:
 
 ROWS: dict[str, Callable[..., Any]] = {
     "A2C2f": _a2c2f,
+    "Backbone": _backbone,
     "C3k2": _c3k2,
     "CSPOKM": _cspokm,
     "Concat": _concat,

@@ -19,7 +19,7 @@ _KEYS = {"name", "scale", "scales", "options", "reg_max", "layers", "outputs", "
 
 def model_names() -> list[str]:
     """The names that `build` takes, such as `hieraedge-n`."""
-    return sorted(f"{path.stem}-{scale}" for path in _FOLDER.glob("*.yaml") for scale in _load(path)["scales"])
+    return sorted(_models())
 
 
 def configure(
@@ -76,10 +76,22 @@ def _find(name: str) -> dict[str, Any]:
     if path.suffix in (".yaml", ".yml") and path.is_file():
         return _load(path)
     stem = path.stem if path.suffix in (".yaml", ".yml") else name
-    if stem not in model_names():
-        raise UnknownModelError(f"no model {name!r}; expected a YAML file or one of {', '.join(model_names())}")
-    table, _, scale = stem.rpartition("-")
-    return {"name": stem, "scale": scale, **_load(_FOLDER / f"{table}.yaml")}
+    models = _models()
+    if stem not in models:
+        raise UnknownModelError(f"no model {name!r}; expected a YAML file or one of {', '.join(sorted(models))}")
+    table, chosen = models[stem]
+    config = {"name": stem, "scale": chosen.pop("scale"), **table}
+    return config | {"options": config.get("options", {}) | chosen}
+
+
+def _models() -> dict[str, tuple[dict[str, Any], dict[str, str]]]:
+    """Tables by the names of their models, each with what the name stands for: the scale, and values of options."""
+    models: dict[str, tuple[dict[str, Any], dict[str, str]]] = {}
+    for path in _FOLDER.glob("*.yaml"):
+        table = _load(path)
+        models |= {f"{path.stem}-{scale}": (table, {"scale": scale}) for scale in table["scales"]}
+        models |= {name: (table, chosen) for name, chosen in table.pop("models", {}).items()}
+    return models
 
 
 def _load(path: Path) -> dict[str, Any]:

@@ -76,6 +76,7 @@ class PollenYOLO(YOLO):
         classes: For a new network its number of classes or their names; training takes the data set's.
         edge: For a new network, see `build`.
         gate: For a new network, see `build`.
+        backbone: For a new network, see `build`.
         verbose: Print a summary.
     """
 
@@ -92,10 +93,13 @@ class PollenYOLO(YOLO):
         classes: int | Sequence[str] = 1,
         edge: str | None = None,
         gate: str | None = None,
+        backbone: str | None = None,
         verbose: bool = False,
     ):
         name = str(model)
-        self._config = {} if name.endswith(".pt") else configure(name, classes=classes, edge=edge, gate=gate)
+        self._config = {}
+        if not name.endswith(".pt"):
+            self._config = configure(name, classes=classes, edge=edge, gate=gate, backbone=backbone)
         super().__init__(name if name.endswith((".pt", ".yaml", ".yml")) else f"{name}.yaml", "detect", verbose)
 
     def _new(self, cfg: str, task: str | None = None, verbose: bool = False) -> None:

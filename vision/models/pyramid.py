@@ -1,0 +1,127 @@
+"""A backbone's maps at the strides that a detector works at: BiFormer's own, or those of any pyramid in timm."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from difflib import get_close_matches
+from itertools import pairwise
+from typing import Any
+
+import torch
+from torch import nn
+from torch.nn.utils.fusion import fuse_conv_bn_weights
+
+from ... import offline
+from ...errors import UsageError
+from ..blocks.biformer import STRIDES, VARIANTS, BiFormerPyramid
+
+__all__ = ["Pyramid", "pyramid"]
+
+TIMM = "timm:"
+
+
+class Pyramid(nn.Module):
+    """Some of a backbone's maps, each normalised over its channels, as BiFormer's authors do for dense tasks.
+
+    Args:
+        net: Image to list of maps.
+        picks: Which of the maps.
+        channels: Of the maps picked.
+        last: Whether the net's maps have their channels last.
+    """
+
+    def __init__(self, net: nn.Module, picks: Sequence[int], channels: Sequence[int], last: bool = False):
+        super().__init__()
+        self.net, self.picks, self.last = net, tuple(picks), last
+        self.norms = nn.ModuleList(nn.LayerNorm(c, eps=1e-6) for c in channels)
+
+    def forward(self, image: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        """(B, channels, H, W) -> (B, C_i, ceil(H / s_i), ceil(W / s_i)), finest first."""
+        maps = self.net(image)
+        tokens = (maps[i] if self.last else maps[i].permute(0, 2, 3, 1) for i in self.picks)
+        return tuple(norm(x).permute(0, 3, 1, 2) for norm, x in zip(self.norms, tokens, strict=True))
+
+    @torch.no_grad()
+    def fuse(self) -> None:
+        """Folds batch normalisation into the convolution before it where the two stand in a row: all of BiFormer's."""
+        for row in [module for module in self.net.modules() if type(module) is nn.Sequential]:
+            for i, (conv, norm) in enumerate(pairwise(list(row))):
+                if type(conv) is nn.Conv2d and type(norm) is nn.BatchNorm2d and norm.track_running_stats:
+                    mean, variance = norm.get_buffer("running_mean"), norm.get_buffer("running_var")
+                    conv.weight, conv.bias = fuse_conv_bn_weights(
+                        conv.weight, conv.bias, mean, variance, norm.eps, norm.weight, norm.bias
+                    )
+                    row[i + 1] = nn.Identity()
+
+
+def pyramid(name: str | None, strides: Sequence[int], channels: int = 3) -> tuple[Pyramid, list[int]]:
+    """A backbone with fresh weights.
+
+    Args:
+        name: `biformer_nano`, `_tiny`, `_small` or `_base`; or `timm:NAME` with a name that `timm.list_models()` has.
+        strides: Of the maps to return, finest first.
+        channels: Of the image.
+
+    Returns:
+        The backbone and the channels of its maps.
+
+    Raises:
+        UsageError: An unknown name, or a network that is not a pyramid for images of any size.
+    """
+    if name in VARIANTS:
+        net: nn.Module = BiFormerPyramid(channels, **VARIANTS[name])
+        return _picked(net, name, strides, STRIDES, VARIANTS[name]["dims"])
+    if not isinstance(name, str) or not name.startswith(TIMM):
+        raise UsageError(
+            f"backbone: expected one of {', '.join(sorted(VARIANTS))}, or {TIMM}NAME with a name of timm's such as "
+            f"{TIMM}convnext_tiny; got {name!r}"
+        )
+    offline.switch_off()
+    import timm
+
+    from .. import backbones  # noqa: F401
+
+    plain = name.removeprefix(TIMM)
+    # Not is_model, which takes tags of weights too; other forms would fetch from a hub or read a folder.
+    if plain not in (known := timm.list_models()):
+        close = ", ".join(get_close_matches(plain, known, 3)) or "one of timm.list_models()"
+        raise UsageError(f"backbone: timm {timm.__version__} has no network {plain!r}; expected {close}")
+    try:
+        net = timm.create_model(plain, pretrained=False, features_only=True, in_chans=channels, num_classes=0)
+        info: Any = net.feature_info
+        made, widths = _picked(net, name, strides, info.reduction(), info.channels())
+        made.last = getattr(net, "output_fmt", None) == "NHWC"
+        _try(made, strides, widths, channels)
+    except UsageError:
+        raise
+    except Exception as error:
+        # Each of a thousand networks refuses in its own way.
+        raise UsageError(
+            f"backbone: {name} is not a pyramid for images of any size: {type(error).__name__}: {error}; take another"
+        ) from error
+    return made, widths
+
+
+def _picked(
+    net: nn.Module, name: str, strides: Sequence[int], have: Sequence[int], widths: Sequence[int]
+) -> tuple[Pyramid, list[int]]:
+    if missing := [stride for stride in strides if stride not in have]:
+        raise UsageError(
+            f"backbone: {name} has maps of strides {', '.join(map(str, have))}; the layer table also asks for "
+            f"{', '.join(map(str, missing))}; take a pyramid such as {TIMM}convnext_tiny"
+        )
+    # The last of a stride has seen most.
+    picks = [max(i for i, reduction in enumerate(have) if reduction == stride) for stride in strides]
+    chosen = [widths[i] for i in picks]
+    return Pyramid(net, picks, chosen), chosen
+
+
+@torch.no_grad()
+def _try(made: Pyramid, strides: Sequence[int], widths: Sequence[int], channels: int) -> None:
+    """Refuses networks whose maps are not of the shapes that they announce, on an image that is not square."""
+    height, width = 64, 96
+    maps = made.eval()(torch.zeros(1, channels, height, width))
+    made.train()
+    for x, stride, c in zip(maps, strides, widths, strict=True):
+        if x.shape != (1, c, height // stride, width // stride):
+            raise ValueError(f"a map {tuple(x.shape)} at stride {stride} of an image {height} x {width}")
