@@ -26,6 +26,17 @@ def shipped_model():
     return "hieraedge-n"
 
 
+@pytest.fixture(scope="module")
+def one_thread():
+    """Of PyTorch: on small maps a second one only waits, long where other work has its core."""
+    import torch
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
 @pytest.fixture
 def run_python(tmp_path):
     """Runs `python ARGUMENTS...` in an empty folder and returns what it printed; fails where it fails."""

@@ -14,11 +14,11 @@ from typing import Any
 import torch
 
 from .case import Case, Contender, Unsupported
+from .network import MODEL, shipped_network
 from .timing import Budget
 
 __all__ = ["cases"]
 
-MODEL = "hieraedge-n"
 TARGET = 1.2
 # A call takes a tenth of a second, and what else the machine does would hide a tenth of that.
 BUDGET = Budget(seconds=4.0, least=25, most=60, patience=30.0)
@@ -56,9 +56,9 @@ def cases(device: str, *, quick: bool = False) -> Iterator[Case]:
             in_onnxruntime("nothing rewritten, onnxruntime", "other", "plain"),
             in_onnxruntime("palyno, onnxruntime", "ours", "auto"),
             in_onnxruntime("plain Conv, onnxruntime", "peer", "conv"),
-            Contender("palyno, PyTorch", lambda images: _network()(images)[0]),
+            Contender("palyno, PyTorch", lambda images: shipped_network("cpu", torch.float32)(images)[0]),
         ],
-        exact=lambda images: deepcopy(_network()).double()(images.double())[0],
+        exact=lambda images: shipped_network("cpu", torch.float64)(images.double())[0],
         part=lambda result: result,
         bytes_=shape[2] * shape[3] * 3 * 4,
         operations=0,
@@ -66,15 +66,6 @@ def cases(device: str, *, quick: bool = False) -> Iterator[Case]:
         target=None if quick else TARGET,
         budget=None if quick else BUDGET,
     )
-
-
-@cache
-def _network() -> Any:
-    from ...vision.weights import find_model, load_weights
-
-    with torch.inference_mode(False):
-        path, shipped = find_model(MODEL)
-        return load_weights(path, shipped=shipped)[0].fuse().eval().requires_grad_(False)
 
 
 @cache
@@ -104,18 +95,20 @@ def _exported(large_kernels: str, side: int) -> bytes:
     from ...vision.export import export_onnx
 
     with tempfile.TemporaryDirectory() as folder:
-        file = Path(folder) / "network.onnx"
-        return export_onnx(_network(), file, imgsz=side, large_kernels=large_kernels).read_bytes()
+        network, file = shipped_network("cpu", torch.float32), Path(folder) / "network.onnx"
+        return export_onnx(network, file, imgsz=side, large_kernels=large_kernels).read_bytes()
 
 
 def _plain(side: int) -> bytes:
     """The network as ultralytics hands it to the exporter."""
-    network, file = deepcopy(_network()), io.BytesIO()
+    from ...vision.export import OPSET
+
+    network, file = deepcopy(shipped_network("cpu", torch.float32)), io.BytesIO()
     network.model[-1].export, network.model[-1].format = True, "onnx"
     images = torch.zeros(1, 3, side, side)
     with warnings.catch_warnings(), torch.no_grad():
         warnings.simplefilter("ignore")
         # The head makes its anchors in the first call: traced, they are constants.
         network(images)
-        torch.onnx.export(network, (images,), file, dynamo=False, opset_version=17, input_names=["images"])  # type: ignore[arg-type]
+        torch.onnx.export(network, (images,), file, dynamo=False, opset_version=OPSET, input_names=["images"])  # type: ignore[arg-type]
     return file.getvalue()

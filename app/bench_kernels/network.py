@@ -12,7 +12,7 @@ import torch
 
 from .case import Case, Contender, Unsupported
 
-__all__ = ["cases"]
+__all__ = ["MODEL", "cases", "shipped_network"]
 
 MODEL = "hieraedge-n"
 TARGET = 1.5
@@ -30,7 +30,7 @@ def cases(device: str, *, quick: bool = False) -> Iterator[Case]:
 
     def contender(name: str, role: str, order: Any, plain: bool, replayed: bool) -> Contender:
         def prepare(images: torch.Tensor) -> Any:
-            network, images = _network(device, kind, order), images.contiguous(memory_format=order)
+            network, images = shipped_network(device, kind, order), images.contiguous(memory_format=order)
             with _operators(plain):
                 return _captured(network, images) if replayed else (network, images)
 
@@ -49,7 +49,7 @@ def cases(device: str, *, quick: bool = False) -> Iterator[Case]:
 
     def exact(images: torch.Tensor) -> torch.Tensor:
         with _operators(True):
-            return _network(device, torch.float64, torch.contiguous_format)(images[:1].double())[0]
+            return shipped_network(device, torch.float64, torch.contiguous_format)(images[:1].double())[0]
 
     orders = (("NCHW", torch.contiguous_format), ("channels_last", torch.channels_last))
     # On a GPU launching the network's hundreds of kernels one by one takes the CPU longer than the GPU needs for them.
@@ -77,7 +77,12 @@ def cases(device: str, *, quick: bool = False) -> Iterator[Case]:
 
 
 @cache
-def _network(device: str, dtype: torch.dtype, order: Any) -> Any:
+def shipped_network(device: str, dtype: torch.dtype, order: Any = torch.contiguous_format) -> Any:
+    """The network of `MODEL`, for inference, kept for all cases that ask for the same.
+
+    Raises:
+        Unsupported: ultralytics is not installed.
+    """
     try:
         import ultralytics  # noqa: F401
     except ImportError as error:

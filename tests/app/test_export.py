@@ -5,7 +5,6 @@ import sys
 
 import palyno
 import pytest
-import torch
 from click.testing import CliRunner
 from palyno.app.cli import cli
 from palyno.vision import export as module
@@ -14,13 +13,7 @@ pytest.importorskip("onnx")
 pytest.importorskip("onnxruntime")
 
 
-@pytest.fixture(scope="module", autouse=True)
-def one_thread():
-    """Of PyTorch: for so small images a second one only waits, long where other work has its core."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def export(*arguments):

@@ -19,15 +19,6 @@ def measured_rules_afterwards():
     table.override(None)
 
 
-@pytest.fixture
-def one_thread():
-    """Threads wait for one another where the processor is busy."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
 @pytest.fixture(params=["native", "fft"])
 def fast(request, monkeypatch):
     """The fast back end of this machine: with a compiler, or without."""

@@ -38,13 +38,7 @@ TABLE = {
 }
 
 
-@pytest.fixture(scope="module", autouse=True)
-def one_thread():
-    """Of PyTorch: for so small images a second one only waits, long where other work has its core."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def tiny(gate):

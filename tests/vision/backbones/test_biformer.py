@@ -15,14 +15,7 @@ from palyno.vision.blocks.biformer import BiFormerPyramid
 from safetensors import safe_open
 from safetensors.torch import load_file
 
-
-@pytest.fixture(autouse=True)
-def one_thread():
-    """On maps as small as these, threads wait for each other longer than they work."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 @pytest.mark.parametrize(

@@ -20,13 +20,7 @@ BIFORMER = ["biformer-nano-yolo", "biformer-nano-edge-yolo"]
 TIMM = ["timm:biformer_nano", "timm:convnext_atto", "timm:mambaout_femto"]
 
 
-@pytest.fixture(autouse=True)
-def one_thread():
-    """On maps as small as these, threads wait for each other longer than they work."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 @pytest.fixture(scope="module")
