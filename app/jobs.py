@@ -20,10 +20,10 @@ from typing import TYPE_CHECKING, Any
 
 from ..data.annotations.names import slide_stems
 from ..data.atomic import write_bytes, write_text
+from ..data.lock import locked
 from ..errors import InputError, NothingToDoError, PalynoError, RejectedModelError, SlideError, UsageError
 from .inputs import absolute, gather
 from .ledger import Content, Ledger, Reading
-from .lock import locked
 from .outputs import difference, refuse_finished, remove, writing
 from .progress import Progress
 from .report import RunReport, SlideReport, code_fingerprint, versions

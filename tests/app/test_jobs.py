@@ -347,7 +347,7 @@ def test_where_there_are_no_locks_the_owners_process_decides(monkeypatch, tmp_pa
     import fcntl
     import socket
 
-    from palyno.app.lock import locked
+    from palyno.data.lock import locked
 
     def unsupported(*_):
         raise OSError(errno.ENOLCK, "no locks")

@@ -1,4 +1,4 @@
-"""One process at a time in an output folder."""
+"""One process at a time in a folder that is written: an output folder, a collection."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ __all__ = ["locked"]
 
 @contextmanager
 def locked(path: Path) -> Iterator[None]:
-    """Holds a lock file that names its owner.
+    """Holds a lock file that names its owner; it lies in a folder of the folder that it guards.
 
     The kernel gives the lock back when its owner dies, however it dies, so a file left by a killed process does not
     block. Where the file system has no locks, the owner's process id decides, on the owner's own host.
@@ -37,7 +37,7 @@ def locked(path: Path) -> Iterator[None]:
             file.seek(0)
             raise UsageError(
                 f"{path.parent.parent} is being written by {_name(file.read())}; wait until it ends, or give another "
-                f"output folder. If that process is gone, delete {path}"
+                f"folder. If that process is gone, delete {path}"
             )
         _write(file, json.dumps({"pid": os.getpid(), "host": socket.gethostname()}))
         try:
