@@ -37,6 +37,7 @@ class Contender:
         role: `ours`, `peer` (what the target is measured against) or `other` (for information).
         same: Whether it computes the case's function; else one of the same size, whose error is not asked for.
         note: Says something about the prepared inputs, such as the library that will take them.
+        eager: Timed launch by launch, where others are replayed from a CUDA graph.
     """
 
     name: str
@@ -45,6 +46,7 @@ class Contender:
     role: str = "other"
     same: bool = True
     note: Callable[[Any], str] | None = None
+    eager: bool = False
 
     def __post_init__(self) -> None:
         if self.role not in ROLES:
@@ -133,7 +135,7 @@ def _on_gpu(case: Case, contender: Contender, sets: Sequence[Any], exact: Exact,
     try:
         prepared = [contender.prepare(inputs) for inputs in sets]
         row |= _checked(case, contender, prepared[0], exact)
-        row |= time_on_gpu(contender.run, prepared, budget).document()
+        row |= time_on_gpu(contender.run, prepared, budget, eager=contender.eager).document()
         if case.memory_target is not None:
             row["peak_mib"] = peak_mib(contender.run, prepared[0])
     except Exception as error:

@@ -40,12 +40,12 @@ def cases(device: str, *, quick: bool = False) -> Iterator[Case]:
                 return network(images)[0]
 
         def replay(state: Any) -> torch.Tensor:
-            graph, result = state
+            graph, _, result = state
             graph.replay()
             return result
 
         note = (lambda state: "replayed from a CUDA graph") if replayed else None
-        return Contender(name, replay if replayed else run, prepare, role, note=note)
+        return Contender(name, replay if replayed else run, prepare, role, note=note, eager=True)
 
     def exact(images: torch.Tensor) -> torch.Tensor:
         with _operators(True):
@@ -96,13 +96,13 @@ def shipped_network(device: str, dtype: torch.dtype, order: Any = torch.contiguo
 
 
 def _captured(network: Any, images: torch.Tensor) -> Any:
-    """A graph of the network on these images and its result: launches, which depend on the CPU, stay out of it."""
+    """A graph of the network, the images that it reads and its result: launches, which depend on the CPU, stay out."""
     for _ in range(3):
         network(images)
     graph = torch.cuda.CUDAGraph()
     with torch.cuda.graph(graph, stream=torch.cuda.current_stream()):
         result = network(images)[0]
-    return graph, result
+    return graph, images, result
 
 
 @contextlib.contextmanager

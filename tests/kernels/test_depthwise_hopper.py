@@ -267,3 +267,25 @@ def test_auto_takes_it_on_such_a_gpu_and_obeys_tf32(gpu):
         assert choose(x, weight) == "fft"
     finally:
         torch.backends.cudnn.allow_tf32 = before
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize(("side", "for_weights"), [(14, "toeplitz"), (31, "hopper")])
+def test_auto_leaves_many_small_maps_to_toeplitz(gpu, side, for_weights):
+    from palyno.kernels import depthwise
+
+    torch.manual_seed(0)
+    x = torch.randn(32, 64, side, side, device=gpu, dtype=torch.float16, requires_grad=True)
+    weight = torch.randn(64, 1, 13, 13, device=gpu).mul(0.05).half().requires_grad_()
+    assert depthwise.choose(x, weight) == "toeplitz"
+    assert depthwise.choose(x[:8], weight) == depthwise.choose(x, weight, gated=True) == "hopper"
+    assert depthwise._for_weights("toeplitz", x, weight, "auto") == for_weights
+    assert depthwise._for_weights("toeplitz", x, weight, "toeplitz") == "toeplitz"
+    wide = [t.detach().double().requires_grad_() for t in (x, weight)]
+    y, expected = depthwise_conv2d(x, weight), depthwise_conv2d(*wide, backend="reference")
+    assert error(y, expected) < 5e-4
+    up = torch.randn_like(y)
+    for grad, exact in zip(
+        torch.autograd.grad(y, (x, weight), up), torch.autograd.grad(expected, wide, up.double()), strict=True
+    ):
+        assert error(grad, exact) < 1e-3
