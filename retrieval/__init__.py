@@ -1,0 +1,1 @@
+"""Pictures and words to vectors, and vectors to answers: encoders, search, collections, evaluation."""
