@@ -12,6 +12,7 @@ from ... import offline
 from ..blocks import ConvNormAct
 from ..blocks.omni import GlobalGate, KernelSum
 from .graph import Body
+from .peers import Peer, peer
 from .pyramid import Pyramid
 from .rows import Scale
 from .tables import configure, model_names
@@ -20,7 +21,7 @@ offline.switch_off()
 from ultralytics.nn.modules import Detect  # noqa: E402
 from ultralytics.nn.tasks import BaseModel, DetectionModel, initialize_weights  # noqa: E402
 
-__all__ = ["PollenModel", "build", "model_names"]
+__all__ = ["PollenModel", "assemble", "build", "model_names"]
 
 
 class PollenModel(DetectionModel):
@@ -94,8 +95,8 @@ def build(
     gate: str | None = None,
     backbone: str | None = None,
     channels: int | None = None,
-) -> PollenModel:
-    """A network with fresh weights.
+) -> PollenModel | Peer:
+    """A network with fresh weights: ours, or one of ultralytics' to compare with.
 
     Args:
         name_or_config: A name from `model_names()`, a YAML file, or the `yaml` of another model.
@@ -110,4 +111,9 @@ def build(
         UsageError: An unknown option, or no classes.
     """
     config = configure(name_or_config, classes=classes, channels=channels, edge=edge, gate=gate, backbone=backbone)
-    return PollenModel(config, verbose=False)
+    return assemble(config)
+
+
+def assemble(config: Mapping[str, Any], verbose: bool = False) -> PollenModel | Peer:
+    """The network of a full configuration, as `configure` gives it."""
+    return peer(config, verbose) if "ultralytics" in config else PollenModel(config, verbose=verbose)

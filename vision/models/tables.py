@@ -11,15 +11,25 @@ import yaml
 
 from ...errors import UnknownModelError, UsageError
 
-__all__ = ["configure", "model_names"]
+__all__ = ["PEERS", "configure", "model_names"]
+
+# Tables of ultralytics' own, by name of the model: file, scale. See `palyno.vision.models.peers`.
+PEERS = {
+    **{f"yolov8{scale}": ("v8/yolov8.yaml", scale) for scale in "nsmlx"},
+    **{f"yolo11{scale}": ("11/yolo11.yaml", scale) for scale in "nsmlx"},
+    **{f"yolo12{scale}": ("12/yolo12.yaml", scale) for scale in "nsmlx"},
+    **{f"yolo26{scale}": ("26/yolo26.yaml", scale) for scale in "nsmlx"},
+    **{f"rtdetr-{scale}": (f"rt-detr/rtdetr-{scale}.yaml", scale) for scale in "lx"},
+}
 
 _FOLDER = Path(__file__).parent
-_KEYS = {"name", "scale", "scales", "options", "reg_max", "layers", "outputs", "nc", "names", "channels"}
+_KEYS = {"name", "options", "nc", "names", "channels"}
+_OWN_KEYS = {"scale", "scales", "layers", "outputs"}
 
 
 def model_names() -> list[str]:
-    """The names that `build` takes, such as `hieraedge-n`."""
-    return sorted(_models())
+    """The names that `build` takes, such as `hieraedge-n`, or `yolo12n` for a table of ultralytics' own."""
+    return sorted({*_models(), *PEERS})
 
 
 def configure(
@@ -39,18 +49,23 @@ def configure(
         **options: Values for the table's options; None keeps the table's.
 
     Returns:
-        A new dictionary of plain values, which `configure` takes again and JSON can hold.
+        A new dictionary of plain values, which `configure` takes again and JSON can hold. A table of ours is in it
+        whole; of ultralytics' tables the name, as `ultralytics`, because their rows can hold code.
 
     Raises:
         UnknownModelError: No such name.
         UsageError: An unknown key, option or scale, or no classes.
     """
     config = deepcopy(dict(name_or_config)) if isinstance(name_or_config, Mapping) else _find(str(name_or_config))
-    if unknown := sorted(set(config) - _KEYS):
-        raise UsageError(f"configuration: unknown {', '.join(unknown)}; expected some of {', '.join(sorted(_KEYS))}")
-    if missing := sorted({"scale", "scales", "layers", "outputs"} - set(config)):
+    peer = "ultralytics" in config
+    known = _KEYS | ({"ultralytics"} if peer else _OWN_KEYS | {"reg_max"})
+    if unknown := sorted(set(config) - known):
+        raise UsageError(f"configuration: unknown {', '.join(unknown)}; expected some of {', '.join(sorted(known))}")
+    if peer and config["ultralytics"] not in PEERS:
+        raise UsageError(f"ultralytics: expected one of {', '.join(sorted(PEERS))}; got {config['ultralytics']!r}")
+    if not peer and (missing := sorted(_OWN_KEYS - set(config))):
         raise UsageError(f"configuration: {', '.join(missing)} missing")
-    if config["scale"] not in config["scales"]:
+    if not peer and config["scale"] not in config["scales"]:
         raise UsageError(f"scale: expected one of {', '.join(config['scales'])}; got {config['scale']!r}")
     config.setdefault("options", {})
     for option, value in options.items():
@@ -67,7 +82,8 @@ def configure(
     if len(config.setdefault("names", [str(i) for i in range(config["nc"])])) != config["nc"]:
         raise UsageError(f"names: expected {config['nc']}, one a class, got {len(config['names'])}")
     config["channels"] = channels or config.get("channels", 3)
-    config.setdefault("reg_max", 16)
+    if not peer:
+        config.setdefault("reg_max", 16)
     return config
 
 
@@ -76,9 +92,11 @@ def _find(name: str) -> dict[str, Any]:
     if path.suffix in (".yaml", ".yml") and path.is_file():
         return _load(path)
     stem = path.stem if path.suffix in (".yaml", ".yml") else name
+    if stem in PEERS:
+        return {"name": stem, "ultralytics": stem}
     models = _models()
     if stem not in models:
-        raise UnknownModelError(f"no model {name!r}; expected a YAML file or one of {', '.join(sorted(models))}")
+        raise UnknownModelError(f"no model {name!r}; expected a YAML file or one of {', '.join(model_names())}")
     table, chosen = models[stem]
     config = {"name": stem, "scale": chosen.pop("scale"), **table}
     return config | {"options": config.get("options", {}) | chosen}

@@ -1,4 +1,4 @@
-"""ultralytics' trainer and front end, taught to build `PollenModel`. Nothing of ultralytics is patched.
+"""ultralytics' trainer and front end, taught to build our models. Nothing of ultralytics is patched.
 
 Mind the threads: importing ultralytics sets OMP_NUM_THREADS to 1 where it is not set, and each time one of its
 trainers, validators or predictors picks the CPU (`ultralytics.utils.torch_utils.select_device`), torch's number of
@@ -13,12 +13,14 @@ from pathlib import Path
 from typing import Any
 
 from ... import offline
-from .detection import PollenModel
+from .detection import PollenModel, assemble
+from .peers import Peer
 from .tables import configure
 
 offline.switch_off()
 import yaml  # noqa: E402
 from ultralytics import YOLO  # noqa: E402
+from ultralytics.engine.model import Model  # noqa: E402
 from ultralytics.models.yolo.detect import DetectionPredictor, DetectionTrainer, DetectionValidator  # noqa: E402
 from ultralytics.utils import DEFAULT_CFG, DEFAULT_CFG_DICT  # noqa: E402
 
@@ -26,7 +28,7 @@ __all__ = ["PollenTrainer", "PollenYOLO"]
 
 
 class PollenTrainer(DetectionTrainer):
-    """ultralytics' detection trainer on a `PollenModel`.
+    """ultralytics' detection trainer on what `build` builds.
 
     Args:
         cfg: ultralytics' defaults.
@@ -53,9 +55,9 @@ class PollenTrainer(DetectionTrainer):
             path.write_text(yaml.safe_dump(dict(config), sort_keys=False), encoding="utf-8")
             self.model = self.args.model = str(path)
 
-    def get_model(self, cfg: Any = None, weights: Any = None, verbose: bool = True) -> PollenModel:
+    def get_model(self, cfg: Any = None, weights: Any = None, verbose: bool = True) -> PollenModel | Peer:
         """The network for the data set's classes, with the weights of another where given."""
-        model = PollenModel(cfg, self.data["channels"], self.data["nc"], verbose=verbose)
+        model = assemble(configure(cfg, classes=self.data["nc"], channels=self.data["channels"]), verbose)
         self.set_model_names_for_load(model)
         if weights:
             model.load(weights)
@@ -68,7 +70,7 @@ class PollenTrainer(DetectionTrainer):
 
 
 class PollenYOLO(YOLO):
-    """ultralytics' front end (train, val, predict, export) for `PollenModel`.
+    """ultralytics' front end (train, val, predict, export) for what `build` builds.
 
     Args:
         model: A name from `model_names()`, a YAML file, or a `.pt` that was trained here (a pickle: only from people
@@ -100,11 +102,12 @@ class PollenYOLO(YOLO):
         self._config = {}
         if not name.endswith(".pt"):
             self._config = configure(name, classes=classes, edge=edge, gate=gate, backbone=backbone)
-        super().__init__(name if name.endswith((".pt", ".yaml", ".yml")) else f"{name}.yaml", "detect", verbose)
+        # Not YOLO's: it gives a network with RT-DETR's head to another front end, with its own trainer.
+        Model.__init__(self, name if name.endswith((".pt", ".yaml", ".yml")) else f"{name}.yaml", "detect", verbose)
 
     def _new(self, cfg: str, task: str | None = None, verbose: bool = False) -> None:
         self.cfg, self.task, self.model_name = cfg, task, cfg
-        self.model = PollenModel(self._config, verbose=verbose)
+        self.model = assemble(self._config, verbose)
         self.overrides |= {"model": cfg, "task": task}
         self.model.args = {**DEFAULT_CFG_DICT, **self.overrides}
         self.model.task = task
