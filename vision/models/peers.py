@@ -71,7 +71,7 @@ class PeerDETR(RTDETRDetectionModel, Peer):
         nc: int | None = None,
         verbose: bool = True,
     ):
-        super().__init__(cfg, ch, nc, verbose)  # type: ignore[arg-type]
+        super().__init__(cfg, ch, nc, verbose)
         self.model[-1].postprocess = _all_classes
 
     def predict(self, x: torch.Tensor, *args: Any, **kwargs: Any) -> Any:
