@@ -26,12 +26,14 @@ from .errors import (
 )
 
 if TYPE_CHECKING:
+    from .retrieval.collection import Collection
     from .vision.detector import Detector, load
     from .vision.results import Grain, SlideResult
 
 __version__ = "0.1.0"
 
 _LAZY = {
+    "Collection": ".retrieval.collection",
     "load": ".vision.detector",
     "Detector": ".vision.detector",
     "Grain": ".vision.results",
@@ -40,6 +42,7 @@ _LAZY = {
 
 __all__ = [
     "AnnotationError",
+    "Collection",
     "Detector",
     "Grain",
     "InputError",

@@ -14,7 +14,7 @@ from uuid import uuid4
 
 from ..errors import UsageError
 
-__all__ = ["refuse_existing", "replacing", "write_bytes", "write_text"]
+__all__ = ["refuse_existing", "replacing", "sync_folder", "write_bytes", "write_text"]
 
 
 def refuse_existing(path: str | Path, *, overwrite: bool = False) -> None:
@@ -61,7 +61,7 @@ def replacing(path: str | Path, mode: str = "w", *, overwrite: bool = True) -> I
         with suppress(OSError):
             temporary.unlink()
         raise
-    _sync_folder(path.parent)
+    sync_folder(path.parent)
 
 
 def write_text(path: str | Path, text: str, *, overwrite: bool = True) -> Path:
@@ -78,8 +78,8 @@ def write_bytes(path: str | Path, data: bytes, *, overwrite: bool = True) -> Pat
     return Path(path)
 
 
-def _sync_folder(folder: Path) -> None:
-    """Makes the new name last through a power cut."""
+def sync_folder(folder: Path) -> None:
+    """Makes new names in a folder last through a power cut."""
     if os.name != "posix":
         return
     handle = os.open(folder, os.O_RDONLY)

@@ -1,0 +1,173 @@
+"""What is asked of a collection: which space a query belongs to, its vector, and why a record answers it."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
+from importlib import import_module
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from ...errors import PalynoError, RejectedModelError, UsageError
+from ..encoders import Encoder
+from .record import Record, nfc
+from .vectors import as_vectors
+
+if TYPE_CHECKING:
+    from .space import Space
+
+__all__ = ["Asked", "ask", "check_encoder", "encode", "reasons", "shipped_encoders"]
+
+# The encoders that ship, by what they read; imported when first needed.
+_SHIPPED = {"text": ("..encoders.text:TextEncoder",), "image": ("..encoders.image:ImageEncoder",)}
+
+_WORD = re.compile(r"[^\W\d_]{3,}")
+_COMMON = frozenset(
+    ("and", "are", "for", "from", "has", "have", "its", "not", "than", "that", "the", "this", "was", "were", "with")
+)
+
+
+class Asked:
+    """A query, ready to be searched for.
+
+    Attributes:
+        space: The space that it belongs to.
+        vector: (1, dim) float32.
+        words: Its words, where it has any.
+    """
+
+    def __init__(self, space: Space, vector: np.ndarray, words: frozenset[str] = frozenset()) -> None:
+        self.space, self.vector, self.words = space, vector, words
+
+
+def ask(query: Any, encoder: Encoder | str | None, spaces: Mapping[str, Space], encoders: Sequence[Encoder]) -> Asked:
+    """Finds the space of a query and its vector there.
+
+    Args:
+        query: Words; a picture as a `Path`, a Pillow image or an array (H, W, 3) uint8; or a vector, (dim,).
+        encoder: What to encode it with, or the encoder_id of a vector; None takes the encoder of the only space that
+            fits.
+        spaces: The spaces there are.
+        encoders: Encoders to choose from, before those that ship.
+
+    Raises:
+        UsageError: A vector without its encoder_id; a query that is nothing of these; several spaces that fit.
+        RejectedModelError: The encoder's space is not here.
+    """
+    if isinstance(query, np.ndarray) and query.ndim == 1:
+        return _ask_vector(query, encoder, spaces)
+    modality = "text" if isinstance(query, str) else "image"
+    words = frozenset(_words(query)) if isinstance(query, str) else frozenset()
+    if isinstance(encoder, str):
+        found = [one for one in _choices(modality, encoders) if one.encoder_id == encoder]
+        if not found:
+            raise UsageError(f"expected the encoder_id of a {modality} encoder that is at hand, got {encoder!r}")
+        encoder = found[0]
+    if encoder is None:
+        encoder = _only(modality, spaces, encoders)
+    if encoder.modality != modality:
+        raise UsageError(f"{encoder.encoder_id}: expected {encoder.modality} to encode, got {modality}")
+    space = _space(encoder.encoder_id, spaces)
+    return Asked(space, encode(encoder, [query]), words)
+
+
+def encode(encoder: Encoder, items: Sequence[Any]) -> np.ndarray:
+    """The vectors of texts or pictures, (n, dim) float32, checked."""
+    if encoder.modality == "image":
+        items = [_picture(item) for item in items]
+    return as_vectors(encoder.encode(items), encoder.dim, what=encoder.encoder_id)
+
+
+def check_encoder(encoder: Any) -> Encoder:
+    """An encoder, or an error that says what one is."""
+    if not isinstance(encoder, Encoder):
+        raise UsageError(
+            f"encoder: expected encoder_id, dim, modality and encode, got {type(encoder).__name__}; see "
+            "palyno.retrieval.encoders"
+        )
+    return encoder
+
+
+def shipped_encoders(modality: str) -> Iterator[Encoder]:
+    """The encoders that ship and can be loaded here."""
+    for place in _SHIPPED[modality]:
+        module, name = place.split(":")
+        with suppress(ImportError):
+            yield getattr(import_module(module, __package__), name)()
+
+
+def reasons(asked: Asked, record: Record, how: str) -> tuple[str, ...]:
+    """Why a record answers a query, in words."""
+    shared = asked.words & {word for text in (record.taxon, record.text) if text for word in _words(text)}
+    said = [f"shares {', '.join(sorted(shared))}"] if shared else []
+    return (*said, f"near in {asked.space.entry.encoder_id}: {how}")
+
+
+def _ask_vector(query: np.ndarray, encoder: Encoder | str | None, spaces: Mapping[str, Space]) -> Asked:
+    if encoder is None:
+        raise UsageError(
+            f"expected the encoder_id of the vector, got none; a vector is compared only with vectors of its own "
+            f"encoder, here {_listed(spaces)}"
+        )
+    space = _space(encoder if isinstance(encoder, str) else encoder.encoder_id, spaces)
+    return Asked(space, as_vectors(query[None], space.entry.dim, what="query"))
+
+
+def _space(encoder_id: str, spaces: Mapping[str, Space]) -> Space:
+    if encoder_id not in spaces:
+        raise RejectedModelError(
+            f"expected a query in one of the collection's spaces, {_listed(spaces)}; got one of {encoder_id}: vectors "
+            "of two encoders do not compare. Add the records with this encoder first"
+        )
+    return spaces[encoder_id]
+
+
+def _only(modality: str, spaces: Mapping[str, Space], encoders: Sequence[Encoder]) -> Encoder:
+    """The encoder of the one space that a query of this kind can be in."""
+    choices = {one.encoder_id: one for one in reversed(list(_choices(modality, encoders)))}
+    fitting = [one for one in choices.values() if one.encoder_id in spaces]
+    if len(fitting) == 1:
+        return fitting[0]
+    if fitting:
+        raise UsageError(
+            f"expected encoder= to say which space is meant, as {modality} is encoded for several: "
+            f"{', '.join(one.encoder_id for one in fitting)}"
+        )
+    raise RejectedModelError(
+        f"expected a space that takes {modality}: the collection has {_listed(spaces)}, and of {modality} encoders "
+        f"there is at hand {', '.join(choices) or 'none'}; give encoder=, or add the records with one of these"
+    )
+
+
+def _choices(modality: str, encoders: Sequence[Encoder]) -> Iterator[Encoder]:
+    yield from (one for one in encoders if one.modality == modality)
+    try:
+        yield from shipped_encoders(modality)
+    except PalynoError:
+        if not encoders:
+            raise
+
+
+def _listed(spaces: Iterable[str]) -> str:
+    return ", ".join(spaces) or "none, as it is empty"
+
+
+def _picture(item: Any) -> np.ndarray:
+    """A picture as an array (H, W, 3) uint8 RGB."""
+    if isinstance(item, np.ndarray) and item.dtype == np.uint8 and item.ndim == 3 and item.shape[2] == 3:
+        return item
+    from ...data.slides import slide_from
+
+    if isinstance(item, str):
+        item = Path(item)
+    with slide_from(item) as slide:
+        return slide.read(0, 0, slide.width, slide.height)
+
+
+def _words(text: str) -> Iterator[str]:
+    for word in _WORD.findall(nfc(text).casefold()):
+        if word not in _COMMON:
+            yield word

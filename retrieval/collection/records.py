@@ -1,0 +1,288 @@
+"""The records of a collection as an SQLite file: what each grain or text is, and which row of a space is its vector.
+
+A committed file is never written again: the next commit works on a copy. So a reader keeps what it opened, one hash of
+the whole file in the manifest shows any changed byte, and a killed commit leaves only a file that no manifest names.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import sqlite3
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ...errors import RejectedModelError, UsageError
+from .record import Record, extra_text, nfc
+from .where import Condition
+
+__all__ = ["Records"]
+
+_SCHEMA = (
+    """CREATE TABLE records (id INTEGER PRIMARY KEY AUTOINCREMENT, kind TEXT NOT NULL, key TEXT UNIQUE, taxon TEXT,
+slide TEXT, x1 REAL, y1 REAL, x2 REAL, y2 REAL, width_um REAL, height_um REAL, confidence REAL, reviewer TEXT,
+time TEXT, text TEXT, extra TEXT NOT NULL) STRICT""",
+    """CREATE TABLE vectors (space INTEGER NOT NULL, row INTEGER NOT NULL, id INTEGER NOT NULL,
+PRIMARY KEY (space, row)) WITHOUT ROWID, STRICT""",
+    "CREATE UNIQUE INDEX vectors_by_record ON vectors (id, space)",
+    "CREATE INDEX records_by_taxon ON records (taxon)",
+    "CREATE INDEX records_by_slide ON records (slide)",
+)
+_COLUMNS = (
+    *("kind", "key", "taxon", "slide", "x1", "y1", "x2", "y2"),
+    *("width_um", "height_um", "confidence", "reviewer", "time", "text", "extra"),
+)
+_FIELDS = (*_COLUMNS[:4], "box", *_COLUMNS[8:])
+
+
+class Records:
+    """The records, open for reading, or for writing in a file that no manifest names yet.
+
+    Args:
+        path: The file.
+        write: Open it for writing.
+
+    Raises:
+        RejectedModelError: It is no such file.
+    """
+
+    def __init__(self, path: Path, *, write: bool = False) -> None:
+        self.path = path
+        # `immutable` reads without locks; a committed file does not change.
+        uri = f"{path.absolute().as_uri()}?{'mode=rw' if write else 'mode=ro&immutable=1'}"
+        try:
+            self._database = sqlite3.connect(uri, uri=True, check_same_thread=False, isolation_level=None)
+            self._database.create_function("nfc", 1, _nfc, deterministic=True)
+            self._database.execute("PRAGMA trusted_schema = OFF")
+            self._database.execute("PRAGMA cell_size_check = ON")
+            if write:
+                # What is written here counts only once the manifest names it: a kill needs no journal, an error does.
+                self._database.execute("PRAGMA journal_mode = MEMORY")
+                self._database.execute("PRAGMA synchronous = OFF")
+            self._check_schema()
+        except sqlite3.Error as error:
+            raise RejectedModelError(f"{path}: expected the records of a collection, got {error}") from error
+
+    @classmethod
+    def create(cls, path: Path) -> Records:
+        """A new, empty file, open for writing."""
+        path.unlink(missing_ok=True)
+        database = sqlite3.connect(path, isolation_level=None)
+        for statement in _SCHEMA:
+            database.execute(statement)
+        database.close()
+        return cls(path, write=True)
+
+    def copy(self, path: Path) -> Records:
+        """The same records in another file, open for writing."""
+        path.unlink(missing_ok=True)
+        shutil.copyfile(self.path, path)
+        return Records(path, write=True)
+
+    def sync(self) -> None:
+        """Writes all to the disk and closes the file."""
+        self.close()
+        handle = os.open(self.path, os.O_RDONLY)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)
+
+    def vacuum(self) -> None:
+        """Gives back the room of what was deleted."""
+        self._database.execute("VACUUM")
+
+    def close(self) -> None:
+        """Closes the file."""
+        self._database.close()
+
+    def __len__(self) -> int:
+        return int(self._one("SELECT count(*) FROM records"))
+
+    def insert(self, records: Sequence[Record]) -> np.ndarray:
+        """Adds records.
+
+        Returns:
+            Their ids, int64, (n,).
+
+        Raises:
+            UsageError: Two share a key, or one has a key that is there; nothing was added.
+        """
+        marks = ", ".join("?" * len(_COLUMNS))
+        statement = f"INSERT INTO records ({', '.join(_COLUMNS)}) VALUES ({marks})"
+        ids = np.empty(len(records), np.int64)
+        with self._all_or_nothing():
+            for i, record in enumerate(records):
+                try:
+                    ids[i] = self._database.execute(statement, _row(record)).lastrowid or -1
+                except sqlite3.IntegrityError as error:
+                    raise UsageError(
+                        f"record {i}: expected a key that is not in the collection, got {record.key!r} again; "
+                        "choose what happens with known ones, or leave it out"
+                    ) from error
+        return ids
+
+    def replace(self, ids: Iterable[int], records: Iterable[Record]) -> None:
+        """Puts other records in the place of some.
+
+        Raises:
+            UsageError: There is no such id, or another record has the key; nothing was changed.
+        """
+        marks = ", ".join(f"{column} = ?" for column in _COLUMNS)
+        with self._all_or_nothing():
+            for record_id, record in zip(ids, records, strict=True):
+                try:
+                    done = self._database.execute(
+                        f"UPDATE records SET {marks} WHERE id = ?", (*_row(record), int(record_id))
+                    )
+                except sqlite3.IntegrityError as error:
+                    raise UsageError(
+                        f"record {record_id}: expected a key that no other record has, got {record.key!r}"
+                    ) from error
+                if not done.rowcount:
+                    raise UsageError(f"expected the id of a record, got {record_id}; it may have been deleted")
+
+    def delete(self, ids: Sequence[int] | np.ndarray) -> None:
+        """Removes records and the note where their vectors are."""
+        with self._all_or_nothing():
+            for table, column in (("vectors", "id"), ("records", "id")):
+                self._database.executemany(f"DELETE FROM {table} WHERE {column} = ?", ((int(i),) for i in ids))
+
+    def get(self, ids: Sequence[int] | np.ndarray) -> dict[int, Record]:
+        """The records of those ids that are there."""
+        found: dict[int, Record] = {}
+        wanted = [int(i) for i in ids]
+        for start in range(0, len(wanted), 500):
+            part = wanted[start : start + 500]
+            rows = self._database.execute(
+                f"SELECT id, {', '.join(_COLUMNS)} FROM records WHERE id IN ({', '.join('?' * len(part))})", part
+            )
+            found.update((row[0], _record(row[1:])) for row in rows)
+        return found
+
+    def all(self, condition: Condition) -> Iterator[tuple[int, Record]]:
+        """The records that pass a filter with their ids, in the ids' order."""
+        columns = f"id, {', '.join(_COLUMNS)}"
+        for row in self._ask(f"SELECT {columns} FROM records WHERE {condition.sql} ORDER BY id", condition.values):
+            yield row[0], _record(row[1:])
+
+    def ids(self, condition: Condition) -> np.ndarray:
+        """The ids of the records that pass a filter, ascending, int64."""
+        rows = self._ask(f"SELECT id FROM records WHERE {condition.sql}", condition.values)
+        return np.sort(np.fromiter((row[0] for row in rows), np.int64))
+
+    def count(self, condition: Condition) -> int:
+        """How many records pass a filter."""
+        return int(self._one(f"SELECT count(*) FROM records WHERE {condition.sql}", condition.values))
+
+    def by_key(self, keys: Iterable[str | None]) -> dict[str, int]:
+        """The ids of the keys that are there."""
+        wanted = list(dict.fromkeys(nfc(key) for key in keys if key is not None))
+        found: dict[str, int] = {}
+        for start in range(0, len(wanted), 500):
+            part = wanted[start : start + 500]
+            marks = ", ".join("?" * len(part))
+            found.update(self._database.execute(f"SELECT key, id FROM records WHERE key IN ({marks})", part))
+        return found
+
+    def link(self, space: int, first_row: int, ids: np.ndarray) -> None:
+        """Notes that rows from `first_row` on of a space hold the vectors of records, in place of older ones."""
+        with self._all_or_nothing():
+            self._database.executemany(
+                "INSERT OR REPLACE INTO vectors (space, row, id) VALUES (?, ?, ?)",
+                ((space, first_row + i, record) for i, record in enumerate(ids.tolist())),
+            )
+
+    def relink(self, space: int, ids: np.ndarray) -> None:
+        """Notes that rows 0 to n of a space hold the vectors of records, and no others do."""
+        self._database.execute("DELETE FROM vectors WHERE space = ?", (space,))
+        self.link(space, 0, ids)
+
+    def rows(self, space: int, total: int) -> np.ndarray:
+        """The record of each row of a space, int64, (total,); -1 where the row is no longer used.
+
+        Raises:
+            RejectedModelError: A row is outside the store.
+        """
+        ids = np.full(total, -1, np.int64)
+        cursor = self._ask("SELECT row, id FROM vectors WHERE space = ? ORDER BY row", (space,))
+        pairs = np.fromiter((number for pair in cursor for number in pair), np.int64).reshape(-1, 2)
+        if len(pairs) and not (pairs[0, 0] >= 0 and pairs[-1, 0] < total):
+            raise RejectedModelError(f"{self.path}: expected rows below {total} in space {space}, got {pairs[-1, 0]}")
+        ids[pairs[:, 0]] = pairs[:, 1]
+        return ids
+
+    def faults(self) -> list[str]:
+        """What is wrong inside the file; nothing if it is sound."""
+        found = [text for (text,) in self._ask("PRAGMA integrity_check", ()) if text != "ok"]
+        lost = self._one("SELECT count(*) FROM vectors WHERE id NOT IN (SELECT id FROM records)")
+        if lost:
+            found.append(f"{lost} vectors belong to no record")
+        for record_id in self._ids_that_do_not_load():
+            found.append(f"record {record_id} does not hold what it should")
+        return found
+
+    def _ids_that_do_not_load(self) -> Iterator[int]:
+        for row in self._ask(f"SELECT id, {', '.join(_COLUMNS)} FROM records", ()):
+            try:
+                _record(row[1:])
+            except (UsageError, ValueError, TypeError):
+                yield row[0]
+
+    def _check_schema(self) -> None:
+        """Takes no file with views, triggers, or other tables: such run what their maker wrote."""
+        own = ("sqlite_sequence", "sqlite_autoindex_records_1", "sqlite_autoindex_vectors_1")
+        rows = self._database.execute("SELECT name, sql FROM sqlite_schema")
+        found = {sql for name, sql in rows if name not in own}
+        if found != set(_SCHEMA):
+            raise RejectedModelError(
+                f"{self.path}: expected the tables of a collection of this version, got others; make the collection "
+                "anew with palyno index build"
+            )
+
+    def _ask(self, statement: str, values: Sequence[Any]) -> sqlite3.Cursor:
+        try:
+            return self._database.execute(statement, values)
+        except sqlite3.OperationalError as error:
+            raise UsageError(f"where: the filter cannot be evaluated: {error}") from error
+        except sqlite3.DatabaseError as error:
+            raise RejectedModelError(f"{self.path}: expected sound records, got {error}") from error
+
+    def _one(self, statement: str, values: Sequence[Any] = ()) -> Any:
+        return self._ask(statement, values).fetchone()[0]
+
+    def _all_or_nothing(self) -> _Transaction:
+        return _Transaction(self._database)
+
+
+class _Transaction:
+    """Statements that are all done or, after an error, none."""
+
+    def __init__(self, database: sqlite3.Connection) -> None:
+        self._database = database
+
+    def __enter__(self) -> None:
+        self._database.execute("BEGIN")
+
+    def __exit__(self, kind: type | None, error: BaseException | None, trace: object) -> None:
+        self._database.execute("COMMIT" if error is None else "ROLLBACK")
+
+
+def _row(record: Record) -> tuple[Any, ...]:
+    box = record.box or (None,) * 4
+    own = (record.kind, record.key, record.taxon, record.slide, *box, record.width_um, record.height_um)
+    return (*own, record.confidence, record.reviewer, record.time, record.text, extra_text(record.extra))
+
+
+def _record(row: Sequence[Any]) -> Record:
+    box = None if row[4] is None else tuple(row[4:8])
+    fields: Mapping[str, Any] = dict(zip(_FIELDS, (*row[:4], box, *row[8:14], json.loads(row[14])), strict=True))
+    return Record(**fields)
+
+
+def _nfc(value: Any) -> Any:
+    return nfc(value) if isinstance(value, str) else value
