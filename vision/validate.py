@@ -16,11 +16,11 @@ from .detector import Detector
 from .metrics import average_precision, count_quality, match
 from .results import SlideResult
 
-__all__ = ["read_split", "validate"]
+__all__ = ["LOWEST", "evaluate", "predict", "read_split", "validate"]
 
 # Average precision follows the ranking down to where next to nothing is right. Lower still, the traces of many classes
 # add up to a trace of a grain at every anchor.
-_LOWEST = 0.05
+LOWEST = 0.05
 
 
 def read_split(data: Path, split: str) -> tuple[list[Path], list[LabelledImage]]:
@@ -61,21 +61,41 @@ def validate(
         `mAP50`, `mAP50-95` and the rest of `average_precision`; `AP50_any` without regard to names; at `conf` the
         figures of `CountQuality`; `names`, how matched grains were named; `unknown`, what became of unknown grains.
     """
+    results = predict(detector, images, progress=progress, **arguments)
+    return {"model": detector.name, "sha256": detector.sha256, **evaluate(truth, results, detector.classes, conf=conf)}
+
+
+def predict(
+    detector: Detector, images: Sequence[Path], *, progress: Callable[[int, int], None] | None = None, **arguments: Any
+) -> list[SlideResult]:
+    """What a detector finds on images down to the confidence `LOWEST`; arguments as for `validate`."""
     results = []
     for image in images:
-        results.append(detector.detect(image, conf=_LOWEST, **arguments))
+        results.append(detector.detect(image, conf=LOWEST, **arguments))
         if progress:
             progress(len(results), len(images))
-    best = [_by_best_class(result, detector.classes) for result in results]
+    return results
+
+
+def evaluate(
+    truth: Sequence[LabelledImage], results: Sequence[SlideResult], classes: Sequence[str], *, conf: float = 0.25
+) -> dict[str, Any]:
+    """Figures of results on labelled images: those of `validate` but for the detector's name and hash.
+
+    Args:
+        truth: True boxes.
+        results: What was found, in the same order.
+        classes: The detector's classes.
+        conf: Threshold for everything that is asked of a count.
+    """
+    best = [_by_best_class(result, classes) for result in results]
     grains = [_as(result, ["grain"] * len(result)) for result in results]
     true_grains = [replace(t, labels=("grain",) * len(t)) for t in truth]
     at_conf = [result.above(conf) for result in results]
     counts = count_quality(truth, [r.to_annotations() for r in at_conf])
     return {
-        "model": detector.name,
-        "sha256": detector.sha256,
         "conf": conf,
-        **average_precision(truth, best, detector.classes),
+        **average_precision(truth, best, classes),
         "AP50_any": average_precision(true_grains, grains, ["grain"])["mAP50"],
         "counts": {**asdict(counts), "f1": counts.f1},
         **_naming(truth, at_conf),

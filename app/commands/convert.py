@@ -17,9 +17,28 @@ FORMATS = ("yolo", "coco", "voc", "geojson", "labelstudio")
 @click.argument("target", metavar="DST", type=click.Path(path_type=Path))
 @click.option("--from", "read_as", required=True, type=click.Choice([*FORMATS, "parquet"]), help="Format of SRC.")
 @click.option("--to", "write_as", required=True, type=click.Choice(FORMATS), help="Format of DST.")
+@click.option(
+    "--splits",
+    type=click.Path(exists=True, file_okay=False, path_type=Path),
+    help="With --to yolo: folder with train.txt, val.txt and test.txt; DST becomes a data set to train on.",
+)
+@click.option(
+    "--pictures",
+    type=click.Path(exists=True, file_okay=False, path_type=Path),
+    help="With --splits: folder of the pictures, which are copied into DST.",
+)
 @shared.overwrite
 @shared.as_json
-def convert(source: Path, target: Path, read_as: str, write_as: str, overwrite: bool, as_json: bool) -> None:
+def convert(
+    source: Path,
+    target: Path,
+    read_as: str,
+    write_as: str,
+    splits: Path | None,
+    pictures: Path | None,
+    overwrite: bool,
+    as_json: bool,
+) -> None:
     """Convert boxes from one annotation format to another.
 
     SRC and DST are a folder for yolo, voc and geojson (one file a slide), and a file for coco, labelstudio and parquet.
@@ -33,7 +52,11 @@ def convert(source: Path, target: Path, read_as: str, write_as: str, overwrite: 
     from ...data.annotations.parquet import read_parquet
     from ...data.annotations.voc import read_voc, write_voc
     from ...data.annotations.yolo import read_yolo, write_yolo
-    from ...errors import AnnotationError
+    from ...data.training_set import read_split_lists, write_training_set
+    from ...errors import AnnotationError, UsageError
+
+    if (splits is None) != (pictures is None) or (splits and (write_as != "yolo" or overwrite)):
+        raise UsageError("expected --splits and --pictures together, with --to yolo and a new folder as DST")
 
     def read_geojsons(path: Path) -> list[LabelledImage]:
         files = sorted(path.glob("*.geojson")) if path.is_dir() else [path]
@@ -62,7 +85,10 @@ def convert(source: Path, target: Path, read_as: str, write_as: str, overwrite: 
         "labelstudio": write_labelstudio,
     }
     images = readers[read_as](source)
-    writers[write_as](images, target, overwrite=overwrite)
+    if splits and pictures:
+        write_training_set(images, pictures, read_split_lists(splits), target)
+    else:
+        writers[write_as](images, target, overwrite=overwrite)
     boxes = sum(len(image) for image in images)
     if as_json:
         import json

@@ -37,7 +37,22 @@ import click
     help="Share of its confidence that a name must have, else a coarser name or unknown is given.",
 )
 @click.option("--deterministic", is_flag=True, help="Bitwise repeatable on one machine, and slower.")
-@click.option("--cache", is_flag=True, help="Keep the decoded images in memory.")
+@click.option(
+    "--cache",
+    is_flag=False,
+    flag_value="ram",
+    default="none",
+    show_default=True,
+    type=click.Choice(["none", "ram", "gpu"]),
+    help="Keep decoded images in memory, or on the GPU and augment them there.  [without a value: ram]",
+)
+@click.option(
+    "--degrees",
+    default=0.0,
+    show_default=True,
+    type=float,
+    help="With --cache gpu: turn by so many degrees more.",
+)
 @click.option("--resume", is_flag=True, help="Go on with your own unfinished run in --out.")
 def train(model: str | None, resume: bool, **options: Any) -> None:
     """Train on DATA, the data.yaml of a YOLO data set such as `palyno compose` writes.

@@ -17,9 +17,22 @@ import click
 @click.option("--conf", default=0.25, show_default=True, type=click.FloatRange(0, 1), help="Threshold of the counts.")
 @click.option("--tile", default=640, show_default=True, type=int, help="Side of a tile in pixels.")
 @click.option("--only", metavar="GLOB", help="Only images whose name matches, such as 'scene_*'.")
+@click.option(
+    "--save",
+    type=click.Path(dir_okay=False, path_type=Path),
+    help="Also keep what was found, down to confidence 0.05, in this file (gzipped JSON).",
+)
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON document on standard output.")
 def val(
-    data: Path, split: str, model: str, device: str, conf: float, tile: int, only: str | None, as_json: bool
+    data: Path,
+    split: str,
+    model: str,
+    device: str,
+    conf: float,
+    tile: int,
+    only: str | None,
+    save: Path | None,
+    as_json: bool,
 ) -> None:
     """Score a detector on the split of DATA, the data.yaml of a YOLO data set.
 
@@ -31,7 +44,8 @@ def val(
 
     from ...errors import NothingToDoError
     from ...vision.detector import load
-    from ...vision.validate import read_split, validate
+    from ...vision.predictions import write_predictions
+    from ...vision.validate import evaluate, predict, read_split
 
     images, truth = read_split(data, split)
     chosen = [i for i, image in enumerate(images) if only is None or fnmatch(image.name, only)]
@@ -40,7 +54,14 @@ def val(
     images, truth = [images[i] for i in chosen], [truth[i] for i in chosen]
     detector = load(model, device=device)
     show = (lambda done, total: click.echo(f"\r{done}/{total}", nl=False, err=True)) if sys.stderr.isatty() else None
-    report = validate(detector, images, truth, conf=conf, tile=tile, progress=show)
+    results = predict(detector, images, tile=tile, progress=show)
+    if save:
+        write_predictions(save, results, detector.classes)
+    report = {
+        "model": detector.name,
+        "sha256": detector.sha256,
+        **evaluate(truth, results, detector.classes, conf=conf),
+    }
     if as_json:
         click.echo(json.dumps(report, ensure_ascii=False))
         return

@@ -13,6 +13,9 @@ from pathlib import Path
 from typing import Any
 
 from ... import offline
+from ..feed.geometry import Spread
+from ..feed.light import Light
+from ..feed.loader import DeviceLoader
 from .detection import PollenModel, assemble
 from .peers import Peer
 from .tables import configure
@@ -62,6 +65,35 @@ class PollenTrainer(DetectionTrainer):
         if weights:
             model.load(weights)
         return model
+
+    def get_dataloader(self, dataset_path: str, batch_size: int = 16, rank: int = 0, mode: str = "train") -> Any:
+        """ultralytics', or for training with `cache="gpu"` a `DeviceLoader`."""
+        if mode != "train" or self.args.cache != "gpu":
+            return super().get_dataloader(dataset_path, batch_size, rank, mode)
+        args = self.args
+        return DeviceLoader(
+            self.build_dataset(dataset_path, mode, batch_size),
+            size=args.imgsz,
+            batch=batch_size,
+            device=self.device,
+            spread=Spread(
+                scale=args.scale,
+                translate=args.translate,
+                mirrored=args.fliplr > 0,
+                quarters=args.flipud > 0,
+                degrees=args.degrees,
+                mosaic=args.mosaic,
+            ),
+            light=Light(),
+            seed=args.seed,
+            rank=max(rank, 0),
+            world=max(self.world_size, 1),
+        )
+
+    def _model_train(self) -> None:
+        super()._model_train()
+        if isinstance(self.train_loader, DeviceLoader):
+            self.train_loader.set_epoch(self.epoch)
 
     def set_model_attributes(self) -> None:
         """Gives the network the data set's class names, in its configuration too."""

@@ -1,0 +1,96 @@
+"""What ultralytics' trainer reads instead of a `DataLoader`."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+from typing import Any
+
+import torch
+
+from .geometry import Spread, place
+from .light import Light, vary
+from .store import ImageStore
+
+__all__ = ["DeviceLoader"]
+
+
+class DeviceLoader:
+    """Batches of augmented images, made on the device where the images lie.
+
+    Every image is shown once an epoch, in an order and with changes that the seed and the epoch decide.
+
+    Args:
+        dataset: ultralytics' data set, for its `labels`; nothing else of it is used.
+        size: Side of the images in pixels.
+        batch: Images a batch; what is left over at the end of an epoch is left out.
+        device: A GPU, in general.
+        spread: How far images are moved.
+        light: How much light varies.
+        seed: Decides everything random.
+        rank: Of this process among those that train together.
+        world: How many these are; each reads its own share of the images.
+
+    Attributes:
+        epoch: The next epoch's number; whoever resumes a run sets it.
+    """
+
+    num_workers = 0
+    drop_last = True
+
+    def __init__(
+        self,
+        dataset: Any,
+        *,
+        size: int,
+        batch: int,
+        device: torch.device | str,
+        spread: Spread,
+        light: Light,
+        seed: int = 0,
+        rank: int = 0,
+        world: int = 1,
+    ):
+        self.dataset = dataset
+        self.spread, self.light = spread, light
+        labels = dataset.labels[rank::world]
+        self.store = ImageStore.read(labels, size, device)
+        self.batch_size = min(batch, len(self.store))
+        self.sampler = self
+        self.epoch = 0
+        self._files = [str(label["im_file"]) for label in labels]
+        self._seed = seed * world + rank
+
+    def __len__(self) -> int:
+        return len(self.store) // self.batch_size
+
+    def set_epoch(self, epoch: int) -> None:
+        """Says which epoch comes next."""
+        self.epoch = epoch
+
+    def reset(self) -> None:
+        """What ultralytics calls when it has ended the mosaics in the data set; here they end with it."""
+        self.spread = replace(self.spread, mosaic=0.0)
+
+    def close(self) -> None:
+        """Nothing is open."""
+
+    def __iter__(self) -> Iterator[dict[str, Any]]:
+        generator = torch.Generator().manual_seed((self._seed << 20) + self.epoch)
+        order = torch.randperm(len(self.store), generator=generator)
+        self.epoch += 1
+        for start in range(0, len(self) * self.batch_size, self.batch_size):
+            yield self._batch(order[start : start + self.batch_size], generator)
+
+    def _batch(self, chosen: torch.Tensor, generator: torch.Generator) -> dict[str, Any]:
+        images, boxes, owners = place(self.store, chosen, self.spread, generator)
+        images = vary(images, self.light, generator)
+        size = images.shape[-1]
+        centres, sides = (boxes[:, :2] + boxes[:, 2:]) / (2 * size), (boxes[:, 2:] - boxes[:, :2]) / size
+        return {
+            "img": (images * 255).round_().to(torch.uint8),
+            "bboxes": torch.cat([centres, sides], 1),
+            "batch_idx": owners[:, 0].float(),
+            "cls": owners[:, 1:].float(),
+            "im_file": [self._files[i] for i in chosen.tolist()],
+        }
