@@ -15,6 +15,7 @@ import numpy as np
 from .backgrounds import illumination, synthetic_background
 from .debris import draw_debris
 from .grains import CutGrain, mask_extent
+from .microscope import Counterstain, other_optics
 
 __all__ = ["PlacedGrain", "Scene", "SceneSettings", "compose_scene"]
 
@@ -32,12 +33,14 @@ class SceneSettings:
         grain_px: Smallest and largest longer side of a grain in pixels.
         largest_count: No scene holds more grains.
         stain_jitter: 0 keeps the reference's stain, 1 allows any.
+        microscope: `usual`, or `other` for stain and optics that are never trained on, see `microscope`.
     """
 
     size: int = 640
     grain_px: tuple[float, float] = (22.0, 300.0)
     largest_count: int = 70
     stain_jitter: float = 1.0
+    microscope: str = "usual"
 
 
 @dataclass(frozen=True)
@@ -112,7 +115,8 @@ def compose_scene(
     through = np.ones((size, size, 3), np.float32)
     _scatter_debris(rng, through, rng.poisson(rng.choice([0.5, 4.0, 10.0])))
 
-    stain = _StainJitter(rng, settings.stain_jitter)
+    other = settings.microscope == "other"
+    stain = Counterstain(rng) if other else _StainJitter(rng, settings.stain_jitter)
     layers: list[tuple[PlacedGrain, np.ndarray]] = []
     taken: list[tuple[float, float, float]] = []
     magnification = float(np.exp(rng.uniform(np.log(0.14), np.log(0.85))))
@@ -154,7 +158,8 @@ def compose_scene(
             continue
         grains.append(PlacedGrain(**{**placed.__dict__, "box": (x1, y1, x2, y2), "visible": round(visible, 4)}))
         masks.append(mask)
-    picture = _camera(rng, light * through)
+    light = light * through
+    picture = _camera(rng, other_optics(rng, light) if other else light)
     return Scene(picture, grains, background, masks if keep_masks else [])
 
 

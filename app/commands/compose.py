@@ -43,6 +43,13 @@ FOLDER = click.Path(exists=True, file_okay=False, path_type=Path)
 @click.option(
     "--stain-jitter", default=1.0, show_default=True, type=click.FloatRange(0, 1), help="0 keeps the references' stain."
 )
+@click.option(
+    "--microscope",
+    default="usual",
+    show_default=True,
+    type=click.Choice(["usual", "other"]),
+    help="other: stain and optics that are never trained on, to score detectors with.",
+)
 @click.option("--seed", default=0, show_default=True, type=click.IntRange(0))
 @click.option("--workers", default=1, show_default=True, type=click.IntRange(1), help="Processes.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON document on standard output.")
@@ -52,6 +59,7 @@ def compose(
     unknown: tuple[str, ...],
     size: int,
     stain_jitter: float,
+    microscope: str,
     workers: int,
     as_json: bool,
     **options: Any,
@@ -79,7 +87,7 @@ def compose(
         tile_repeats=options["tile_repeats"],
         unknown=_unknown(unknown),
         seed=options["seed"],
-        scene=SceneSettings(size=size, stain_jitter=stain_jitter),
+        scene=SceneSettings(size=size, stain_jitter=stain_jitter, microscope=microscope),
     )
     if sys.stderr.isatty() and not as_json:
         from rich.console import Console

@@ -121,3 +121,34 @@ def test_the_ring_test_can_fail():
 
     pairs = [(bordered(s), scene(s, without_grains=True)) for s in range(25)]
     assert ring_leak(pairs).presence_auc > 0.8
+
+
+def test_another_laboratorys_stain_is_two_dyes_and_its_boxes_are_the_scenes():
+    """Beer's law with one dye keeps the hue of a grey grain the same at every density; two dyes do not."""
+    from palyno.data.microscope import Counterstain
+
+    rng = np.random.default_rng(0)
+    ramp = np.exp(-np.linspace(0.05, 2, 200, dtype=np.float32))[None, :, None].repeat(3, 2)
+    for _ in range(5):
+        stain = Counterstain(rng)
+        density = -np.log(stain(ramp))[0]
+        hue = density / density.sum(1, keepdims=True)
+        assert np.abs(hue[0] - hue[-1]).max() > 0.2
+        assert (np.diff(density.sum(1)) > 0).all()
+
+
+def test_another_microscope_changes_the_light_and_little_the_place():
+    from palyno.data.microscope import other_optics
+
+    rng = np.random.default_rng(0)
+    light = np.full((240, 240, 3), 200.0)
+    light[100:140, 100:140] = 60
+    for _ in range(5):
+        seen = other_optics(rng, light)
+        assert seen.shape == light.shape
+        assert np.isfinite(seen).all()
+        dark = seen.mean(2) < 120
+        rows, columns = np.flatnonzero(dark.any(1)), np.flatnonzero(dark.any(0))
+        for found in (rows, columns):
+            assert abs(found[0] - 100) <= 3
+            assert abs(found[-1] - 139) <= 3
