@@ -128,7 +128,7 @@ def _space(encoder_id: str, spaces: Mapping[str, Space]) -> Space:
 def _only(modality: str, spaces: Mapping[str, Space], encoders: Sequence[Encoder]) -> Encoder:
     """The encoder of the one space that a query of this kind can be in."""
     choices = {one.encoder_id: one for one in reversed(list(_choices(modality, encoders)))}
-    fitting = [one for one in choices.values() if one.encoder_id in spaces]
+    fitting = [choices[encoder_id] for encoder_id in spaces if encoder_id in choices]
     if len(fitting) == 1:
         return fitting[0]
     if fitting:

@@ -169,6 +169,8 @@ def _backend(store: VectorStore, ids: np.ndarray, ivf: Ivf | None, layout: Layou
         return FaissBackend(store.dim, ids, store.array(), ivf)
     shards = make_shards(store.dim, layout.shards, layout.engine)
     rows = np.flatnonzero(ids >= 0)
+    # Shards read the file; rows that were just added must be in it.
+    store.flush()
     for i, shard in enumerate(shards):
         mine = rows[ids[rows] % len(shards) == i]
         if isinstance(shard, RayShard):

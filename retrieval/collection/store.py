@@ -147,10 +147,14 @@ class VectorStore:
             self._file = None
         self.rows, self._map = self._committed, None
 
-    def array(self) -> np.ndarray:
-        """All rows, (rows, dim) float32, read from the disk as they are used."""
+    def flush(self) -> None:
+        """Puts new rows into the file, where others can read them."""
         if self._file is not None:
             self._file.flush()
+
+    def array(self) -> np.ndarray:
+        """All rows, (rows, dim) float32, read from the disk as they are used."""
+        self.flush()
         if self.rows == 0:
             return np.empty((0, self.dim), np.float32)
         if self._map is None:

@@ -29,7 +29,9 @@ def as_vectors(vectors: Any, dim: int, *, what: str = "vectors") -> np.ndarray:
         UsageError: Another shape; a NaN or an infinity; a length that is not 1.
     """
     try:
-        array = np.ascontiguousarray(vectors, dtype=np.float32)
+        # What float32 does not hold becomes an infinity, which is refused below.
+        with np.errstate(over="ignore"):
+            array = np.ascontiguousarray(vectors, dtype=np.float32)
     except (TypeError, ValueError) as error:
         raise UsageError(f"{what}: expected numbers of shape (n, {dim}), got {type(vectors).__name__}") from error
     if array.ndim != 2 or array.shape[1] != dim:

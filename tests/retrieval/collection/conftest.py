@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import shutil
+
 import numpy as np
 import pytest
 from palyno.retrieval.collection import Collection, Record
@@ -7,7 +9,7 @@ from palyno.retrieval.collection import Collection, Record
 TAXA = ("Betula", "Alnus glutinosa", "Salix × rubens", "Prunus dulcis var. süß")
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def unit():
     """Random unit vectors, the same for the same seed."""
 
@@ -18,7 +20,7 @@ def unit():
     return make
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def grains():
     """Records of grains that differ in every column."""
 
@@ -41,13 +43,18 @@ def grains():
     return make
 
 
-@pytest.fixture
-def filled(tmp_path, unit, grains):
-    """A closed collection of 60 grains with an index, 40 texts in a second space, and a deleted record."""
-    path = tmp_path / "filled"
+@pytest.fixture(scope="session")
+def _filled(tmp_path_factory, unit, grains):
+    path = tmp_path_factory.mktemp("collection") / "filled"
     with Collection.create(path, exact_below=50) as collection:
         collection.add(grains(60), "pictures", vectors=unit(60), modality="image")
         texts = [Record(kind="text", text=f"passage {i}") for i in range(40)]
         collection.add(texts, "words", vectors=unit(40, dim=8), modality="text")
         collection.delete([7])
     return path
+
+
+@pytest.fixture
+def filled(_filled, tmp_path):
+    """A closed collection of 60 grains with an index, 40 texts in a second space, and a deleted record."""
+    return shutil.copytree(_filled, tmp_path / "filled")

@@ -195,6 +195,6 @@ def test_a_second_process_may_read_while_one_writes(tmp_path, unit, grains):
             writer.compact()
         assert [hit.id for hit in reader.search(unit(5)[2], 1, encoder="space")] == [3]
         reader.add(grains(1, first=5), "space", vectors=unit(1, seed=1))
-        with pytest.raises(UsageError, match="6 again|'grain 5' again"):
+        with pytest.raises(UsageError, match="'grain 5' again"):
             writer.add(grains(1, first=5), "space", vectors=unit(1, seed=2))
         assert len(writer) == 6
