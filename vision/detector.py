@@ -34,8 +34,9 @@ from ..errors import InputError, SlideError, UsageError
 from .naming import Name, Namer
 from .network import Found, Network, choose_device
 from .results import Provenance, SlideResult
+from .runtimes import is_exported, open_exported
 from .tiles import Grid, Tile, cut, reconcile
-from .weights import Metadata, find_model, load_weights
+from .weights import Metadata, find_model, load_weights, shipped_models
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -58,7 +59,8 @@ def load(name_or_path: str | Path = "hieraedge-n", *, device: str = "auto") -> D
     """A detector from its weights.
 
     Args:
-        name_or_path: A model that comes with palyno, or a weights file (safetensors).
+        name_or_path: A model that comes with palyno, a weights file (safetensors), or what `palyno export` wrote: an
+            ONNX file, an engine of TensorRT, the folder of an OpenVINO model or its .xml.
         device: `auto`, `cpu`, `cuda`, `cuda:N` or `mps`.
 
     Raises:
@@ -66,10 +68,16 @@ def load(name_or_path: str | Path = "hieraedge-n", *, device: str = "auto") -> D
         UnknownModelError: No such name or file.
         RejectedModelError: The file is not what it should be.
     """
+    if is_exported(name_or_path) and str(name_or_path) not in shipped_models():
+        exported, metadata = open_exported(name_or_path, device)
+        about = exported.about
+        return Detector(Network(exported, exported.device, about.max_objects, about.duplicates), metadata)
     path, shipped = find_model(name_or_path)
     place = choose_device(device)
     model, metadata = load_weights(path, shipped=shipped)
-    return Detector(Network(model.fuse(), place), metadata)
+    # Networks that give one box a grain, or so many boxes at most, say so.
+    most, duplicates = getattr(model, "max_objects", None), getattr(model, "duplicates", True)
+    return Detector(Network(model.fuse(), place, most, duplicates), metadata)
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,7 @@ from .tiles import STRIDE, iou_matrix
 if TYPE_CHECKING:
     import torch
 
-__all__ = ["Found", "Network", "choose_device", "suppress"]
+__all__ = ["PADDING", "Found", "Network", "choose_device", "padded", "suppress"]
 
 # What training fills the border of small images with.
 PADDING = 114
@@ -72,12 +72,14 @@ class Network:
             first, (B, 4 + classes, A): centre x, centre y, width, height in pixels, then a probability a class.
         device: Where it runs.
         max_objects: Most boxes that the network can return for an image; None for as many as it has outputs.
+        duplicates: Whether it can return several boxes of one grain. Where training has taught it not to, none are
+            taken out.
     """
 
-    def __init__(self, model: Any, device: torch.device, max_objects: int | None = None):
+    def __init__(self, model: Any, device: torch.device, max_objects: int | None = None, duplicates: bool = True):
         import torch
 
-        self.model, self.device, self.max_objects = model, device, max_objects
+        self.model, self.device, self.max_objects, self.duplicates = model, device, max_objects, duplicates
         # Most windows at once that the device's memory has turned out to hold.
         self._most: int | None = None
         if isinstance(model, torch.nn.Module):
@@ -89,7 +91,9 @@ class Network:
         Args:
             side: Of the network's input, pixels.
         """
-        return 1 if self.device.type == "cpu" else max(1, int(16 * 640**2 / side**2))
+        suits = 1 if self.device.type == "cpu" else max(1, int(16 * 640**2 / side**2))
+        # A network of another runtime may be made for one number.
+        return getattr(self.model, "batch", None) or suits
 
     def find(
         self, windows: Sequence[np.ndarray], *, scale: float, floor: float, decisive: float, iou: float
@@ -101,7 +105,7 @@ class Network:
             scale: Factor from pixels of a window to pixels of the network's input.
             floor: Least confidence.
             decisive: Least confidence of the boxes that make a window full.
-            iou: Two boxes that overlap more than this are one grain.
+            iou: Two boxes that overlap more than this are one grain; not asked where the network gives no duplicates.
 
         Yields:
             One `Found` a window, in order.
@@ -170,7 +174,8 @@ class Network:
         # Equal scores are taken from the top left, whatever the order of the network's outputs.
         x1, y1, x2, y2 = boxes.numpy().T
         order = np.lexsort((x2, y2, x1, y1, -confidence.numpy()))
-        order = order[suppress(boxes.numpy()[order], iou)]
+        if self.duplicates:
+            order = order[suppress(boxes.numpy()[order], iou)]
         return Found(boxes.numpy()[order], confidence.numpy()[order], rows[:, 4:].numpy()[order], full)
 
 
@@ -198,9 +203,14 @@ def _input(window: np.ndarray, scale: float) -> np.ndarray:
         import cv2
 
         window = cv2.resize(window, (width, height), interpolation=cv2.INTER_AREA if scale < 1 else cv2.INTER_LINEAR)
-    padded = np.full((*(-(-side // STRIDE) * STRIDE for side in (height, width)), 3), PADDING, np.uint8)
-    padded[:height, :width] = window
-    return padded
+    return padded(window, (-(-height // STRIDE) * STRIDE, -(-width // STRIDE) * STRIDE))
+
+
+def padded(window: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """A window (H, W, 3) filled up with grey on the right and below to `size`, (height, width)."""
+    filled = np.full((*size, 3), PADDING, np.uint8)
+    filled[: window.shape[0], : window.shape[1]] = window
+    return filled
 
 
 def _scaled(side: int, scale: float) -> int:

@@ -16,11 +16,12 @@ the multiply-adds, in products that run near the processor's peak.
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import torch
 from torch import nn
 
-__all__ = ["DepthwiseDFT", "GateDFT", "multiply_adds"]
+__all__ = ["DepthwiseDFT", "GateDFT", "OpenDepthwiseDFT", "OpenGateDFT", "multiply_adds"]
 
 # Periods are multiples of this, an even number. Longer steps would fill the strips of 16 columns in which onnxruntime
 # multiplies, but the work that they add costs more.
@@ -81,14 +82,58 @@ class DepthwiseDFT(nn.Module):
         """(B, C, H, W) -> (B, C, H, W), of the size it was made for."""
         xcc, xsc = (self.columns @ (x @ self.rows_cos)).split(self.frequencies, -2)
         xcs, xss = (self.columns @ (x @ self.rows_sin)).split(self.frequencies, -2)
-        re, im = xcc - xss, xsc + xcs
-        plus_re, plus_im = re * self.plus_re + im * self.plus_im, im * self.plus_re - re * self.plus_im
-        re, im = xcc + xss, xsc - xcs
-        minus_re, minus_im = re * self.minus_re + im * self.minus_im, im * self.minus_re - re * self.minus_im
-        cos = self.columns_back @ torch.cat((plus_re + minus_re, plus_im + minus_im), -2)
-        sin = self.columns_back @ torch.cat((plus_im - minus_im, minus_re - plus_re), -2)
+        (above, below), (left, right) = _weigh(
+            (xcc, xsc, xcs, xss), (self.plus_re, self.plus_im, self.minus_re, self.minus_im)
+        )
+        cos, sin = self.columns_back @ torch.cat((above, below), -2), self.columns_back @ torch.cat((left, right), -2)
         y = cos @ self.rows_back_cos + sin @ self.rows_back_sin
         return y if self.bias is None else y + self.bias
+
+
+class OpenDepthwiseDFT(nn.Module):
+    """`DepthwiseDFT` for maps of any size: the matrices are made in the graph, from the size that a map has.
+
+    Making them costs about a hundredth of the products. The period always leaves room for the whole kernel.
+
+    Args:
+        weight: (C, 1, kh, kw), odd.
+        bias: (C,) or None.
+    """
+
+    kernels: torch.Tensor
+    bias: torch.Tensor | None
+
+    def __init__(self, weight: torch.Tensor, bias: torch.Tensor | None):
+        super().__init__()
+        self.register_buffer("kernels", weight.detach()[:, 0][None].clone())
+        self.register_buffer("bias", None if bias is None else bias.detach()[:, None, None].clone())
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """(B, C, H, W) -> (B, C, H, W)."""
+        (cy, sy, ky, ly), (cx, sx, kx, lx) = (
+            self._tables(x.shape[axis], self.kernels.shape[axis] // 2, x.dtype) for axis in (-2, -1)
+        )
+        # 2 / (N M), with N / 2 and M / 2 frequencies.
+        scale = 1 / (2 * cy.shape[-2] * cx.shape[-2])
+        cc, ss, sc, cs = (a @ self.kernels @ _t(b) for a, b in ((ky, kx), (ly, lx), (ly, kx), (ky, lx)))
+        spectra = ((cc - ss) * scale, (sc + cs) * scale, (cc + ss) * scale, (sc - cs) * scale)
+        x_cos, x_sin = x @ _t(cx), x @ _t(sx)
+        (above, below), (left, right) = _weigh((cy @ x_cos, sy @ x_cos, cy @ x_sin, sy @ x_sin), spectra)
+        y = (_t(cy) @ above + _t(sy) @ below) @ cx + (_t(cy) @ left + _t(sy) @ right) @ sx
+        return y if self.bias is None else y + self.bias
+
+    def _tables(self, side: Any, reach: int, dtype: torch.dtype) -> tuple[torch.Tensor, ...]:
+        """Cosines and sines of the frequencies at the map's places and at the taps, (1, 1, frequencies, places)."""
+        # A tensor while the graph is traced: what is computed from it stays open.
+        half = (side + reach + STEP - 1) // STEP * (STEP // 2)
+        frequencies = 2 * torch.arange(half)[:, None] + 1
+        tables: list[torch.Tensor] = []
+        for places in (torch.arange(side), torch.arange(2 * reach + 1) - reach):
+            # (k + 1/2) 2 pi y / N is (2k + 1) y pi / (2 half); whole turns, 4 half, are taken out while it is exact.
+            turns = (frequencies * places).remainder(4 * half).to(dtype) * (math.pi / 2) / half
+            # Four dimensions like the maps: runtimes refuse products of matrices of other ranks where sizes are open.
+            tables += [turns.cos()[None, None], turns.sin()[None, None]]
+        return tuple(tables)
 
 
 class GateDFT(nn.Module):
@@ -115,13 +160,52 @@ class GateDFT(nn.Module):
 
     def forward(self, p: torch.Tensor, q: torch.Tensor) -> torch.Tensor:
         """(B, C, H, W) twice -> (B, C, H, W)."""
-        # F(q) = Y (q X), X = cos - i sin, and the same for Y; the matrices are symmetric.
-        cos, sin = q @ self.x_cos, q @ self.x_sin
-        re = (self.y_cos @ cos - self.y_sin @ sin) * p
-        im = (self.y_sin @ cos + self.y_cos @ sin) * -p
-        re, im = self.y_cos @ re - self.y_sin @ im, self.y_sin @ re + self.y_cos @ im
-        re, im = re @ self.x_cos - im @ self.x_sin, re @ self.x_sin + im @ self.x_cos
-        return (re * re + im * im).sqrt() * self.scale
+        return _gate(p, q, (self.y_cos, self.y_sin), (self.x_cos, self.x_sin)) * self.scale
+
+
+class OpenGateDFT(nn.Module):
+    """`GateDFT` for maps of any size."""
+
+    def forward(self, p: torch.Tensor, q: torch.Tensor) -> torch.Tensor:
+        """(B, C, H, W) twice -> (B, C, H, W)."""
+        height, width = p.shape[-2], p.shape[-1]
+        (y_cos, y_sin), (x_cos, x_sin) = (self._tables(side, p.dtype) for side in (height, width))
+        return _gate(p, q, (y_cos, y_sin), (x_cos, x_sin)) / (height * width)
+
+    def _tables(self, side: Any, dtype: torch.dtype) -> tuple[torch.Tensor, torch.Tensor]:
+        places = torch.arange(side)
+        turns = (places[:, None] * places).remainder(side).to(dtype) * (2 * math.pi) / side
+        return turns.cos()[None, None], turns.sin()[None, None]
+
+
+def _t(matrix: torch.Tensor) -> torch.Tensor:
+    return matrix.transpose(-2, -1)
+
+
+Pair = tuple[torch.Tensor, torch.Tensor]
+Four = tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]
+
+
+def _weigh(sums: Four, spectra: Four) -> tuple[Pair, Pair]:
+    """The map's sums (cc, sc, cs, ss) by the kernel's spectra: y_cc and y_sc, then y_cs and y_ss."""
+    (xcc, xsc, xcs, xss), (p_re, p_im, m_re, m_im) = sums, spectra
+    re, im = xcc - xss, xsc + xcs
+    plus_re, plus_im = re * p_re + im * p_im, im * p_re - re * p_im
+    re, im = xcc + xss, xsc - xcs
+    minus_re, minus_im = re * m_re + im * m_im, im * m_re - re * m_im
+    return (plus_re + minus_re, plus_im + minus_im), (plus_im - minus_im, minus_re - plus_re)
+
+
+def _gate(p: torch.Tensor, q: torch.Tensor, y: Pair, x: Pair) -> torch.Tensor:
+    """|F^-1(p . F(q))| times the points of a map, with F by cosines and sines of either axis."""
+    (y_cos, y_sin), (x_cos, x_sin) = y, x
+    # F(q) = Y (q X), X = cos - i sin, and the same for Y; the matrices are symmetric.
+    cos, sin = q @ x_cos, q @ x_sin
+    re = (y_cos @ cos - y_sin @ sin) * p
+    im = (y_sin @ cos + y_cos @ sin) * -p
+    re, im = y_cos @ re - y_sin @ im, y_sin @ re + y_cos @ im
+    re, im = re @ x_cos - im @ x_sin, re @ x_sin + im @ x_cos
+    return (re * re + im * im).sqrt()
 
 
 def period(side: int, kernel: int) -> int:

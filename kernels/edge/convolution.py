@@ -17,7 +17,8 @@ from .reference import SOBEL, order, pyramid
 
 def sobel_magnitude(x: torch.Tensor, levels: int, eps: float) -> tuple[torch.Tensor, ...]:
     """Same as `reference.sobel_magnitude`, in the dtype of `x`: float16 holds the squares of maps within +-180."""
-    channels = x.shape[1]
+    # A number even where a graph leaves the sides open: its convolutions have so many groups.
+    channels = int(x.shape[1])
     kept = torch.contiguous_format if torch.jit.is_tracing() else order(x)
     if x.device.type == "cpu" and not torch.jit.is_tracing():
         x = x.contiguous(memory_format=torch.channels_last)

@@ -8,6 +8,7 @@ import pytest
 from click.testing import CliRunner
 from palyno.app.cli import cli
 from palyno.vision import export as module
+from palyno.vision.runtimes.parity import Parity
 
 pytest.importorskip("onnx")
 pytest.importorskip("onnxruntime")
@@ -24,16 +25,37 @@ def test_a_model_is_exported_and_told(tmp_path, shipped_model):
     file = tmp_path / "folder" / "model.onnx"
     done = export(shipped_model, "--out", file, "--imgsz", 64, "--batch", 2, "--large-kernels", "dft", "--json")
     assert done.exit_code == 0, done.output
-    assert json.loads(done.stdout) == {
+    document = json.loads(done.stdout)
+    parity = document.pop("parity")
+    assert document == {
         "out": str(file),
         "format": "onnx",
-        "model": shipped_model,
+        "name": shipped_model,
         "bytes": file.stat().st_size,
         "sha256": palyno.load(shipped_model, device="cpu").metadata.sha256,
         "imgsz": 64,
         "batch": 2,
+        "dynamic": False,
+        "half": False,
+        "duplicates": True,
+        "max_objects": None,
+        "trained_px": 640,
+        "naming_threshold": document["naming_threshold"],
+        "max_grain_px": document["max_grain_px"],
+        "licence": "AGPL-3.0-or-later",
+        "version": palyno.__version__,
         "large_kernels": "dft",
     }
+    # Two images of 8 x 8, 4 x 4 and 2 x 2 anchors from each of the four sample slides.
+    assert (parity["tiles"], parity["boxes"]) == (4, 4 * 2 * 84)
+    assert parity["box_px"] < 0.5
+    assert parity["probability"] < 1e-3
+
+
+def test_the_parity_is_told(tmp_path, shipped_model):
+    done = export(shipped_model, "--out", tmp_path / "x.onnx", "--imgsz", 64)
+    assert "as in PyTorch to" in done.stderr
+    assert "336 boxes of 4 tiles" in done.stderr
 
 
 def test_a_file_that_is_there_is_replaced_only_with_overwrite(tmp_path, monkeypatch, shipped_model):
@@ -43,8 +65,8 @@ def test_a_file_that_is_there_is_replaced_only_with_overwrite(tmp_path, monkeypa
     assert refused.exit_code == 2
     assert "--overwrite" in refused.stderr
     assert file.read_text() == "mine"
-    monkeypatch.setattr(module, "_graph", lambda *_: b"a graph")
-    monkeypatch.setattr(module, "_verify", lambda *_: None)
+    monkeypatch.setattr(module, "onnx_graph", lambda *_: b"a graph")
+    monkeypatch.setattr(module, "compare", lambda *_: Parity(0.0, 0.0, 1, 1))
     done = export(shipped_model, "--out", file, "--imgsz", 32, "--overwrite")
     assert done.exit_code == 0
     assert done.stdout == ""

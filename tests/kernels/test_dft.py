@@ -3,7 +3,14 @@
 import pytest
 import torch
 from palyno.kernels import depthwise_conv2d
-from palyno.kernels.depthwise.dft import DepthwiseDFT, GateDFT, multiply_adds, period
+from palyno.kernels.depthwise.dft import (
+    DepthwiseDFT,
+    GateDFT,
+    OpenDepthwiseDFT,
+    OpenGateDFT,
+    multiply_adds,
+    period,
+)
 from palyno.kernels.omni_kernel import Gate
 
 SHAPES = [
@@ -31,9 +38,11 @@ def test_products_of_matrices_are_the_convolution(size, kernel, biased, dtype, t
     bias = torch.randn(3, generator=generator, dtype=torch.float64) if biased else None
     expected = depthwise_conv2d(x, weight, bias, backend="reference")
     x, weight = x.to(dtype), weight.to(dtype)
-    y = DepthwiseDFT(weight, None if bias is None else bias.to(dtype), size)(x)
-    assert y.dtype == dtype
-    assert (y - expected).abs().max() < tolerance * expected.abs().max().clamp(min=1)
+    bias = None if bias is None else bias.to(dtype)
+    for made in (DepthwiseDFT(weight, bias, size), OpenDepthwiseDFT(weight, bias)):
+        y = made(x)
+        assert y.dtype == dtype
+        assert (y - expected).abs().max() < tolerance * expected.abs().max().clamp(min=1)
 
 
 @pytest.mark.parametrize("size", [(20, 20), (17, 23), (1, 9), (9, 1), (1, 1), (6, 31)])
@@ -46,8 +55,9 @@ def test_the_gate_is_that_of_the_fourier_transform(size):
     gate = Gate(pair(), pair(), pair(), pair(), torch.ones(4, 1, 1), torch.ones(4, 1, 1))
     s = torch.randn((2, 4, *size), generator=generator)
     expected = gate.spectrum(s)
-    y = GateDFT(size)(*(torch.nn.functional.conv2d(s, *affine) for affine in (gate.p, gate.q)))
-    assert (y - expected).abs().max() < 1e-5 * expected.abs().max()
+    maps = [torch.nn.functional.conv2d(s, *affine) for affine in (gate.p, gate.q)]
+    for made in (GateDFT(size), OpenGateDFT()):
+        assert (made(*maps) - expected).abs().max() < 1e-5 * expected.abs().max()
 
 
 def test_periods_leave_room_for_the_taps_that_meet_the_map():

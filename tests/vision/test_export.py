@@ -1,4 +1,4 @@
-"""ONNX files: onnxruntime gives the network's numbers with them, they say what they are, or they are not there."""
+"""Exported files: a runtime gives the network's numbers with them, they say what they are, or they are not there."""
 
 import copy
 import json
@@ -10,9 +10,10 @@ import pytest
 import torch
 from palyno import PalynoError, UsageError
 from palyno.kernels.depthwise.table import RULES
-from palyno.vision import export as module
-from palyno.vision.export import Distances, export_onnx
+from palyno.vision.export import export, export_onnx
 from palyno.vision.models.detection import build
+from palyno.vision.runtimes import graph
+from palyno.vision.runtimes.graph import Distances
 from PIL import Image
 
 onnx = pytest.importorskip("onnx")
@@ -89,6 +90,14 @@ def network(request):
     return tiny(request.param)
 
 
+@pytest.fixture(scope="module")
+def open_sized(network, tmp_path_factory):
+    """One file a way to write large kernels, for images of any size."""
+    folder = tmp_path_factory.mktemp("open")
+    options = {"imgsz": 64, "dynamic": True}
+    return [export_onnx(network, folder / f"{k}.onnx", large_kernels=k, **options) for k in ("conv", "dft")]
+
+
 @pytest.fixture(scope="module", params=["conv", "dft"])
 def exported(request, network, tmp_path_factory):
     file = tmp_path_factory.mktemp("tiny") / "tiny.onnx"
@@ -113,6 +122,31 @@ def test_onnxruntime_gives_the_networks_numbers(network, exported):
     images = pictures(2, 64)
     with torch.no_grad():
         same(run(exported[1], images), network(images)[0])
+
+
+@pytest.mark.parametrize("shape", [(1, 32, 32), (3, 64, 96), (1, 160, 32)])
+def test_a_file_of_open_size_gives_the_networks_numbers_at_sizes_that_it_was_not_made_with(network, open_sized, shape):
+    batch, height, width = shape
+    images = torch.rand((batch, 3, height, width), generator=torch.Generator().manual_seed(2))
+    with torch.no_grad():
+        expected = network(images)[0]
+    for file in open_sized:
+        same(run(file, images), expected)
+
+
+def test_half_the_size_costs_no_precision(tmp_path, shipped_model):
+    """The published weights are half precision: what is not folded into them is stored as it was."""
+    files = {}
+    for half in (False, True):
+        done = export(shipped_model, tmp_path / f"{half}.onnx", imgsz=64, dynamic=True, half=half)
+        assert done.parity.probability < 1e-4
+        files[half] = done.path
+    assert files[True].stat().st_size < 0.6 * files[False].stat().st_size
+    images = pictures(1, 96)
+    assert (run(files[True], images) - run(files[False], images)).abs().max() < 1e-2
+    stored = {t.name: t for t in onnx.load(files[True]).graph.initializer}
+    halves = [t for t in stored.values() if t.data_type == onnx.TensorProto.FLOAT16]
+    assert sum(np.prod(t.dims) for t in halves) > 3_000_000
 
 
 def test_large_kernels_are_convolutions_or_matrices_as_asked(exported):
@@ -156,6 +190,12 @@ def test_the_file_says_what_it_is(shipped, files):
         "sha256": shipped.metadata.sha256,
         "licence": about["licence"],
         "version": palyno.__version__,
+        "format": "palyno-export-1",
+        "trained_px": 640,
+        "dynamic": False,
+        "half": False,
+        "duplicates": True,
+        "max_objects": None,
     }
     assert about["licence"]
 
@@ -205,11 +245,13 @@ def test_a_back_end_that_the_environment_asks_for_does_not_reach_the_file(tmp_pa
         ({"batch": 0}, "batch: expected a whole number above zero, got 0"),
         ({"batch": True}, "batch: expected a whole number above zero, got True"),
         ({"large_kernels": "fft"}, "large_kernels: expected one of auto, conv, dft; got 'fft'"),
+        ({"format": "coreml"}, "format: expected one of onnx, openvino, engine; got 'coreml'"),
+        ({"dynamic": True, "batch": 2}, "batch: expected none with dynamic"),
     ],
 )
 def test_options_that_cannot_be_meant_are_refused(tmp_path, options, message):
     with pytest.raises(UsageError, match=message):
-        export_onnx(None, tmp_path / "x.onnx", **options)
+        export(None, tmp_path / "x.onnx", **options)
     assert not list(tmp_path.iterdir())
 
 
@@ -223,31 +265,62 @@ def test_a_file_that_is_there_is_kept_unless_it_may_be_replaced(tmp_path):
     assert file.read_text() == "mine"
 
 
+@pytest.mark.parametrize("format", ["onnx", "openvino"])
 @pytest.mark.parametrize("wrong", [lambda y: y + 1, lambda y: y * torch.nan])
-def test_a_file_with_other_numbers_is_not_written(tmp_path, monkeypatch, wrong):
+def test_a_file_with_other_numbers_is_not_written(tmp_path, monkeypatch, wrong, format):
+    if format == "openvino":
+        pytest.importorskip("openvino")
     right = Distances.forward
     monkeypatch.setattr(Distances, "forward", lambda self, x: wrong(right(self, x)))
     file = tmp_path / "x.onnx"
     file.write_text("mine")
-    with pytest.raises(PalynoError, match=r"to 0\.5 px and probabilities to 0\.001, got differences of .*no file was"):
-        export_onnx(tiny("none"), file, imgsz=64)
+    target = file if format == "onnx" else tmp_path / "folder"
+    with pytest.raises(PalynoError, match=r"to 0\.5 px and probabilities to 0\.001 on 4 tiles, got diff.*no file was"):
+        export(tiny("none"), target, format=format, imgsz=64)
     assert file.read_text() == "mine"
     assert list(tmp_path.iterdir()) == [file]
 
 
 def test_other_shapes_are_not_written_either(tmp_path, monkeypatch):
-    rewritten = module._rewritten
-    monkeypatch.setattr(module, "_rewritten", lambda *a: torch.nn.Sequential(rewritten(*a), torch.nn.Flatten()))
-    with pytest.raises(PalynoError, match=r"expected an output of \(1, 7, 84\) from onnxruntime, got \(1, 588\)"):
+    rewrite = graph._rewrite
+
+    def flat(network, *others):
+        rewrite(network, *others)
+        forward = network.forward
+        network.forward = lambda images: forward(images).flatten(1)
+
+    monkeypatch.setattr(graph, "_rewrite", flat)
+    with pytest.raises(
+        PalynoError, match=r"expected an output of \(1, 7, 84\) from the exported network, got \(1, 588"
+    ):
         export_onnx(tiny("none"), tmp_path / "x.onnx", imgsz=64)
     assert not list(tmp_path.iterdir())
 
 
-@pytest.mark.parametrize("package", ["onnx", "onnxruntime"])
-def test_a_missing_package_is_named_with_what_to_do(tmp_path, monkeypatch, package):
+def test_a_detector_is_not_stored_in_halves_as_its_weights_are_folded(tmp_path, shipped):
+    with pytest.raises(UsageError, match="half: expected the name of a model or a weights file"):
+        export(shipped, tmp_path / "x.onnx", half=True)
+
+
+def test_what_was_exported_is_not_exported_again(tmp_path, files):
+    with pytest.raises(UsageError, match="exported already"):
+        export(palyno.load(files["conv"]), tmp_path / "x.onnx")
+
+
+@pytest.mark.parametrize(
+    ("package", "format", "advice"),
+    [
+        ("onnx", "onnx", "uv sync --extra export"),
+        ("onnxruntime", "onnx", "uv sync --extra export"),
+        ("openvino", "openvino", "uv sync --extra export"),
+        ("tensorrt", "engine", "pip install tensorrt"),
+    ],
+)
+def test_a_missing_package_is_named_with_what_to_do(tmp_path, monkeypatch, package, format, advice):
     monkeypatch.setitem(sys.modules, package, None)
-    with pytest.raises(PalynoError, match=rf"^{package}: expected to be installed.*uv sync --extra export"):
-        export_onnx(None, tmp_path / "x.onnx")
+    with pytest.raises(PalynoError, match=rf"^{package}: expected to be installed.*{advice}"):
+        export(None, tmp_path / "x", format=format)
+    assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize("bins", [2, 16])
