@@ -25,7 +25,7 @@ offline.switch_off()
 from ultralytics.nn.tasks import DetectionModel, RTDETRDetectionModel  # noqa: E402
 from ultralytics.utils import DEFAULT_CFG, ROOT  # noqa: E402
 
-__all__ = ["Peer", "PeerDETR", "peer"]
+__all__ = ["Peer", "PeerDETR", "backbone_rows", "peer"]
 
 
 class Peer(DetectionModel):
@@ -89,6 +89,11 @@ class PeerDETR(RTDETRDetectionModel, Peer):
 def peer(config: Mapping[str, Any], verbose: bool = True) -> Peer:
     """The network of a configuration that names a table of ultralytics."""
     return (PeerDETR if config["ultralytics"].startswith("rtdetr") else Peer)(config, verbose=verbose)
+
+
+def backbone_rows(config: Mapping[str, Any]) -> int:
+    """How many of a network's first layers are its backbone."""
+    return len(_table(config)["backbone"])
 
 
 def _table(config: Mapping[str, Any]) -> dict[str, Any]:

@@ -1,0 +1,467 @@
+"""Why a detector called one grain what it did: the grain's surroundings through the opened network, as maps.
+
+The network is shown the grain and what lies around it, cut out of the tile that counts the grain and on the tile's
+lattice. Of all places that it answers for, the one whose box is the grain's is explained, and no other box takes part:
+the map of a grain is the same however many others were found.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import cv2
+import numpy as np
+
+from ... import __version__
+from ...data.slides import Slide, slide_from
+from ...errors import UsageError
+from ..naming import Namer
+from ..network import _input
+from ..results import Grain, Provenance
+from ..tiles import STRIDE, Grid, iou_matrix
+from .attribution import eigen_cam, grad_cam, integrated_gradients
+from .opened import Opened
+
+if TYPE_CHECKING:
+    import torch
+    from PIL import Image
+
+    from ..detector import Detector
+
+__all__ = ["METHODS", "Attribution", "Explanation", "Sight", "explain", "find_place", "sight_of"]
+
+METHODS = ("gradcam", "eigencam", "ig", "edges")
+
+# A crop shows this share of the grain's longer side around it.
+MARGIN = 0.35
+# Less is no field for a network that was trained on fields.
+LEAST_SIGHT = 256
+# A box of the network's is the grain's from this intersection over union on.
+SAME_BOX = 0.5
+
+
+@dataclass(frozen=True)
+class Attribution:
+    """One map over an explanation's crop.
+
+    Attributes:
+        method: `gradcam`, `eigencam`, `ig` or `edges`.
+        layer: Whose map it is: a layer's name, or `image`.
+        stride: Pixels of the network's input a cell of that layer.
+        values: float32, (H, W), a value a pixel of the crop.
+        figures: What belongs to the map: for `ig` the difference of the logits that it sums up to, the sum, and the
+            steps that were taken.
+    """
+
+    method: str
+    layer: str
+    stride: int
+    values: np.ndarray
+    figures: dict[str, float]
+
+
+@dataclass(frozen=True)
+class Explanation:
+    """Why one grain was called what it was called.
+
+    Attributes:
+        slide: Name of the slide.
+        grain_id: Of the result that the grain is from; None for a box.
+        box: The grain, `xyxy`, pixels of the slide.
+        found: The network's own box of it.
+        taxon: What the detector calls it.
+        rank: Rank of the name.
+        confidence: That there is a grain, in the sight.
+        candidates: The likeliest names with their probabilities.
+        explained: The class whose logit the maps explain.
+        logit: That logit.
+        stride: Of the level whose place answers for the grain.
+        place: Where that place lies, pixels of the slide.
+        sight: What the network was shown, `xyxy`, pixels of the slide.
+        crop: What the maps cover, `xyxy`, pixels of the slide.
+        picture: uint8, RGB, (H, W, 3): the crop.
+        maps: The attributions.
+        um_per_px: Micrometres a pixel, or None.
+        provenance: Model, hash, version and arguments.
+        left_out: Methods that this network has not, with the reason.
+    """
+
+    slide: str
+    grain_id: str | None
+    box: tuple[float, float, float, float]
+    found: tuple[float, float, float, float]
+    taxon: str
+    rank: str
+    confidence: float
+    candidates: tuple[tuple[str, float], ...]
+    explained: str
+    logit: float
+    stride: int
+    place: tuple[float, float]
+    sight: tuple[int, int, int, int]
+    crop: tuple[int, int, int, int]
+    picture: np.ndarray
+    maps: tuple[Attribution, ...]
+    provenance: Provenance
+    um_per_px: float | None = None
+    left_out: tuple[tuple[str, str], ...] = ()
+
+    @property
+    def probability(self) -> float:
+        """Of the class that is explained."""
+        return 1 / (1 + math.exp(-self.logit))
+
+
+class Sight(NamedTuple):
+    """What the network is shown of a slide.
+
+    Attributes:
+        pixels: uint8, RGB, (H, W, 3): the network's input.
+        window: The same in pixels of the slide, `xyxy`.
+        scale: Pixels of the input a pixel of the slide.
+    """
+
+    pixels: np.ndarray
+    window: tuple[int, int, int, int]
+    scale: float
+
+    def to_slide(self, points: np.ndarray) -> np.ndarray:
+        """Points (..., 2) of the input as points of the slide."""
+        return points / self.scale + np.array(self.window[:2], float)
+
+    def spread(self, values: np.ndarray, stride: int, crop: Sequence[int]) -> np.ndarray:
+        """A map of cells as a value a pixel of a crop of the slide, bilinear between the cells' middles."""
+        x1, y1, x2, y2 = crop
+        step = self.scale / stride
+        x = ((np.arange(x1, x2) + 0.5 - self.window[0]) * step - 0.5).astype(np.float32)
+        y = ((np.arange(y1, y2) + 0.5 - self.window[1]) * step - 0.5).astype(np.float32)
+        grid = np.meshgrid(x, y)
+        return cv2.remap(values.astype(np.float32), *grid, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
+
+    def tensor(self, device: torch.device) -> torch.Tensor:
+        """(1, 3, H, W) in [0, 1]."""
+        import torch
+
+        return torch.from_numpy(self.pixels).to(device).permute(2, 0, 1)[None].float().div_(255)
+
+
+def explain(
+    detector: Detector,
+    image: str | Path | np.ndarray | Image.Image | Slide,
+    grain: Grain | Sequence[float],
+    *,
+    methods: Sequence[str] = METHODS,
+    layer: str = "fine",
+    taxon: str | None = None,
+    context: float = 3.0,
+    tile: int = 640,
+    imgsz: int | None = None,
+    overlap: int | None = None,
+    um_per_px: float | None = None,
+    tolerance: float = 0.05,
+    opened: Opened | None = None,
+) -> Explanation:
+    """Explains one grain.
+
+    Args:
+        detector: Made by `load` from weights.
+        image: As `Detector.detect` takes it.
+        grain: One of a result's, or a box `xyxy` in pixels of the slide, also one that the detector left out.
+        methods: Any of `gradcam`, `eigencam`, `ig`, `edges`.
+        layer: For the first two: `neck`, `backbone`, `fine`, or the name of a layer of this network.
+        taxon: The class to explain; None takes the grain's name where it is a class, else its likeliest class.
+        context: Sides of the grain that the network is shown, at least 256 pixels and at most the tile; `inf` for the
+            tile.
+        tile: As for `Detector.detect`; of a result the provenance's `tile_px`.
+        imgsz: As for `Detector.detect`.
+        overlap: Pixels that tiles share; of a result the provenance's `overlap_px`.
+        um_per_px: Micrometres a pixel; goes before what the file says.
+        tolerance: For `ig`, see `integrated_gradients`.
+        opened: The detector's network, opened before: to explain many grains.
+
+    Raises:
+        UsageError: An argument that cannot be meant, or the network has no box there.
+        SlideError: The slide cannot be read.
+    """
+    if unknown := [method for method in methods if method not in METHODS]:
+        raise UsageError(f"methods: expected some of {', '.join(METHODS)}; got {', '.join(unknown)}")
+    if not methods:
+        raise UsageError(f"methods: expected some of {', '.join(METHODS)}; got none")
+    if not context >= 1:
+        raise UsageError(f"context: expected at least 1, the grain itself; got {context}")
+    if taxon is not None and taxon not in detector.classes:
+        raise UsageError(f"taxon: expected a class of {detector.name}, such as {detector.classes[0]}; got {taxon!r}")
+    opened = opened or Opened(detector.network.model)
+    box = np.array(grain.box if isinstance(grain, Grain) else grain, float)
+    slide = image if isinstance(image, Slide) else slide_from(image, um_per_px=um_per_px, name="image")
+    try:
+        if box.shape != (4,) or not (box[2:] > box[:2]).all():
+            raise UsageError(f"grain: expected a box x1, y1, x2, y2 with x1 < x2 and y1 < y2; got {box.tolist()}")
+        if (box[2:] <= 0).any() or (box[:2] >= (slide.width, slide.height)).any():
+            raise UsageError(f"grain: expected a box on the slide, {slide.width} x {slide.height}; got {box.tolist()}")
+        shared = min(tile // 2, detector.metadata.max_grain_px) if overlap is None else overlap
+        grid = Grid(slide.width, slide.height, tile, shared)
+        sight = sight_of(slide, box, grid, 1.0 if imgsz is None else imgsz / tile, context)
+        crop = _crop(box, sight.window)
+        x1, y1, x2, y2 = crop
+        picture = slide.read(x1, y1, x2 - x1, y2 - y1)
+    finally:
+        if slide is not image:
+            slide.close()
+    place = find_place(opened, sight, box)
+    name = Namer(detector.classes, detector.metadata.naming_threshold).names(place.probabilities[None])[0]
+    own = taxon or (name.taxon if name.taxon in dict(name.candidates) else None)
+    target = detector.classes.index(own) if own in detector.classes else int(place.probabilities.argmax())
+    maps, left_out, logit = _maps(opened, sight, place, target, methods, layer, crop, box, tolerance)
+    arguments = {
+        "layer": layer,
+        "context": None if math.isinf(context) else float(context),
+        "tile": tile,
+        "imgsz": imgsz,
+        "overlap": shared,
+        "tolerance": tolerance,
+    }
+    return Explanation(
+        slide=slide.name,
+        grain_id=grain.grain_id if isinstance(grain, Grain) else None,
+        box=tuple(round(float(v), 2) for v in box),  # type: ignore[arg-type]
+        found=tuple(round(float(v), 2) for v in place.box),  # type: ignore[arg-type]
+        taxon=name.taxon,
+        rank=name.rank,
+        confidence=float(-np.expm1(np.log1p(-place.probabilities.astype(float).clip(0, 1 - 1e-7)).sum())),
+        candidates=name.candidates,
+        explained=detector.classes[target],
+        logit=logit,
+        stride=opened.strides[place.level],
+        place=tuple(float(v) for v in place.centre),  # type: ignore[arg-type]
+        sight=sight.window,
+        crop=crop,
+        picture=picture,
+        maps=maps,
+        um_per_px=slide.um_per_px,
+        provenance=Provenance(detector.name, detector.sha256, __version__, arguments),
+        left_out=left_out,
+    )
+
+
+def sight_of(slide: Slide, box: np.ndarray, grid: Grid, scale: float, context: float) -> Sight:
+    """The grain's surroundings, cut out of the tile that counts it on the lattice of the network's coarsest stride."""
+    window = np.array(grid[int(grid.owner(box[None])[0])].window)
+    unit = STRIDE / scale
+    side = max(context * float((box[2:] - box[:2]).max()), LEAST_SIGHT / scale)
+    limits: list[tuple[int, int]] = []
+    for low, high, middle in zip(window[:2], window[2:], (box[:2] + box[2:]) / 2, strict=True):
+        every = math.ceil((high - low) / unit)
+        cells = math.ceil(min(side / unit, every))
+        first = min(max(round((middle - low) / unit - cells / 2), 0), every - cells)
+        start = int(low) + round(first * unit)
+        limits.append((start, min(start + round(cells * unit), int(high))))
+    (x1, x2), (y1, y2) = limits
+    return Sight(_input(slide.read(x1, y1, x2 - x1, y2 - y1), scale), (x1, y1, x2, y2), scale)
+
+
+class Place(NamedTuple):
+    """The place of the network that answers for a grain.
+
+    Attributes:
+        number: Among all.
+        level: Of the head, from the finest.
+        centre: Pixels of the slide.
+        box: Its box, `xyxy`, pixels of the slide.
+        probabilities: (classes,).
+    """
+
+    number: int
+    level: int
+    centre: np.ndarray
+    box: np.ndarray
+    probabilities: np.ndarray
+
+
+def find_place(opened: Opened, sight: Sight, box: np.ndarray, least: float = 0.1) -> Place:
+    """The surest place among those whose box is the grain's; where none is, the one whose box comes nearest.
+
+    Raises:
+        UsageError: No place has a box that overlaps the grain by `least`.
+    """
+    boxes, probabilities = (x.cpu().numpy() for x in opened.boxes(sight.tensor(opened.device)))
+    limits = np.array(sight.window, float)
+    boxes = sight.to_slide(boxes.reshape(-1, 2, 2)).clip(limits[:2], limits[2:]).reshape(-1, 4)
+    overlap = iou_matrix(box[None], boxes)[0]
+    confidence = -np.expm1(np.log1p(-probabilities.astype(float).clip(0, 1 - 1e-7)).sum(1))
+    same = overlap >= SAME_BOX
+    index = int(np.where(same, confidence, -1).argmax()) if same.any() else int(overlap.argmax())
+    if overlap[index] < least:
+        raise UsageError(
+            f"expected a box of the network's near {np.round(box).astype(int).tolist()}; the nearest overlaps it by "
+            f"{overlap[index]:.2f}: give the box of a grain"
+        )
+    height, width = sight.pixels.shape[:2]
+    shapes = [(-(-height // s), -(-width // s)) for s in opened.strides]
+    level, cell = 0, index
+    while cell >= shapes[level][0] * shapes[level][1]:
+        cell -= shapes[level][0] * shapes[level][1]
+        level += 1
+    row, column = divmod(cell, shapes[level][1])
+    centre = sight.to_slide((np.array([column, row]) + 0.5) * opened.strides[level])
+    return Place(index, level, centre, boxes[index], probabilities[index])
+
+
+def _maps(
+    opened: Opened,
+    sight: Sight,
+    place: Place,
+    target: int,
+    methods: Sequence[str],
+    layer: str,
+    crop: tuple[int, int, int, int],
+    box: np.ndarray,
+    tolerance: float,
+) -> tuple[tuple[Attribution, ...], tuple[tuple[str, str], ...], float]:
+    """The maps over the crop, what could not be made, and the logit."""
+    import torch
+
+    image = sight.tensor(opened.device)
+    name = opened.layer(layer, place.level)
+    found: list[Attribution] = []
+    left_out: list[tuple[str, str]] = []
+    with torch.enable_grad():
+        look = opened.look(image.clone().requires_grad_(True), [name])
+        logit, activations = look.logits[0, target, place.number], look.maps[name][0]
+        stride = image.shape[2] // activations.shape[1]
+        gradients = torch.autograd.grad(logit, look.maps[name])[0][0] if "gradcam" in methods else None
+    activations = activations.detach().float()
+    for method in methods:
+        if method == "gradcam" and gradients is not None:
+            values = grad_cam(activations, gradients.float()).cpu().numpy()
+            found.append(Attribution(method, name, stride, sight.spread(values, stride, crop), {}))
+        elif method == "eigencam":
+            rows, columns = _cells(sight, crop, stride, activations.shape[1:])
+            values = np.zeros(activations.shape[1:], np.float32)
+            values[rows, columns] = eigen_cam(activations[:, rows, columns]).cpu().numpy()
+            found.append(Attribution(method, name, stride, sight.spread(values, stride, crop), {}))
+        elif method == "ig":
+            found.append(_integrated(opened, sight, place.number, target, crop, box, tolerance))
+        elif method == "edges":
+            levels = opened.edges(image)
+            if not levels:
+                left_out.append((method, f"{type(opened.model).__name__} has no edge path"))
+            for step, level in levels.items():
+                values = sight.spread(level.cpu().numpy(), step, crop)
+                found.append(Attribution(method, f"edge/{step}", step, values, {}))
+    return tuple(found), tuple(left_out), float(logit.detach())
+
+
+def _integrated(
+    opened: Opened, sight: Sight, index: int, target: int, crop: Sequence[int], box: np.ndarray, tolerance: float
+) -> Attribution:
+    """Integrated gradients from an empty field of the colour around the grain."""
+    import torch
+
+    image = sight.tensor(opened.device)[0]
+    colour = torch.from_numpy(field_colour(sight, box)).to(image).div(255)[:, None, None]
+    side = max(image.shape[1:])
+    batch = 4 if opened.device.type == "cpu" else max(1, int(16 * 640**2 / side**2))
+    made = integrated_gradients(
+        lambda x: opened.look(x).logits[:, target, index],
+        image,
+        colour.expand_as(image),
+        tolerance=tolerance,
+        batch=batch,
+    )
+    figures = {
+        "difference": round(made.difference, 5),
+        "sum": round(float(made.values.double().sum()), 5),
+        "steps": made.steps,
+    }
+    values = sight.spread(made.values.sum(0).float().cpu().numpy(), 1, crop)
+    return Attribution("ig", "image", 1, values, figures)
+
+
+def field_colour(sight: Sight, box: np.ndarray) -> np.ndarray:
+    """The field's own colour beside a grain: of a ring around its box, the median of each channel, float32 (3,)."""
+    height, width = sight.pixels.shape[:2]
+    half, middle = (box[2:] - box[:2]) / 2, (box[:2] + box[2:]) / 2
+    x = np.abs((np.arange(width) + 0.5) / sight.scale + sight.window[0] - middle[0])
+    y = np.abs((np.arange(height) + 0.5) / sight.scale + sight.window[1] - middle[1])
+    reach = 0.4 * float(half.max())
+    outer = (y < half[1] + reach)[:, None] & (x < half[0] + reach)[None]
+    inner = (y < 1.1 * half[1])[:, None] & (x < 1.1 * half[0])[None]
+    # Not the grey that fills the network's input up.
+    shown = np.zeros((height, width), bool)
+    shown[: round((sight.window[3] - sight.window[1]) * sight.scale), :] = True
+    shown[:, round((sight.window[2] - sight.window[0]) * sight.scale) :] = False
+    ring = outer & ~inner & shown
+    chosen = sight.pixels[ring if ring.any() else shown]
+    return np.median(chosen.reshape(-1, 3), axis=0).astype(np.float32)
+
+
+def _crop(box: np.ndarray, window: Sequence[int]) -> tuple[int, int, int, int]:
+    """A square around the grain, where the window has room for it."""
+    side = math.ceil((1 + 2 * MARGIN) * float((box[2:] - box[:2]).max()))
+    low = np.round((box[:2] + box[2:] - side) / 2).astype(int)
+    x1, y1 = np.maximum(low, window[:2]).tolist()
+    x2, y2 = np.minimum(low + side, window[2:]).tolist()
+    return x1, y1, x2, y2
+
+
+def _cells(sight: Sight, crop: Sequence[int], stride: int, shape: Sequence[int]) -> tuple[slice, slice]:
+    """The rows and columns of a layer whose cells meet the crop."""
+    corners = (np.array(crop, float).reshape(2, 2) - np.array(sight.window[:2])) * sight.scale / stride
+    first, last = np.floor(corners[0]).astype(int), np.ceil(corners[1]).astype(int)
+    columns = slice(max(int(first[0]), 0), min(int(last[0]), int(shape[1])))
+    return slice(max(int(first[1]), 0), min(int(last[1]), int(shape[0]))), columns
+
+
+def summary(explanation: Explanation) -> dict[str, Any]:
+    """An explanation's numbers as plain values."""
+    rows = []
+    for one in explanation.maps:
+        size = np.abs(one.values)
+        total = float(size.sum())
+        y, x = np.unravel_index(int(size.argmax()), size.shape)
+        peak = [int(x) + explanation.crop[0], int(y) + explanation.crop[1]]
+        rows.append(
+            {
+                "method": one.method,
+                "layer": one.layer,
+                "stride": one.stride,
+                "inside_box": round(float(_inside(explanation, size).sum()) / total, 4) if total else None,
+                "peak": peak if total else None,
+                **one.figures,
+            }
+        )
+    return {
+        "slide": explanation.slide,
+        "grain_id": explanation.grain_id,
+        "box": list(explanation.box),
+        "found": list(explanation.found),
+        "taxon": explanation.taxon,
+        "rank": explanation.rank,
+        "confidence": round(explanation.confidence, 4),
+        "candidates": [{"taxon": name, "probability": p} for name, p in explanation.candidates],
+        "explained": explanation.explained,
+        "probability": round(explanation.probability, 4),
+        "logit": round(explanation.logit, 4),
+        "stride": explanation.stride,
+        "place": [round(v, 1) for v in explanation.place],
+        "sight": list(explanation.sight),
+        "crop": list(explanation.crop),
+        "um_per_px": explanation.um_per_px,
+        "maps": rows,
+        "left_out": dict(explanation.left_out),
+        "model": {"name": explanation.provenance.model, "sha256": explanation.provenance.sha256},
+        "version": explanation.provenance.version,
+        "arguments": dict(explanation.provenance.arguments),
+    }
+
+
+def _inside(explanation: Explanation, values: np.ndarray) -> np.ndarray:
+    x1, y1, x2, y2 = (
+        round(v - o) for v, o in zip(explanation.box, (*explanation.crop[:2], *explanation.crop[:2]), strict=True)
+    )
+    return values[max(y1, 0) : y2, max(x1, 0) : x2]
