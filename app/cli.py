@@ -27,12 +27,14 @@ from ..offline import cache_dir, switch_off
 COMMANDS = {
     "detect": ("detect:detect", "Find, name, measure and count the grains on slides."),
     "serve": ("serve:serve", "Open the web page on this machine."),
+    "index": ("index:index", "Keep a searchable collection of grains and texts."),
+    "search": ("search:search", "Find grains and texts in a collection, by words or by a picture."),
     "models": ("models:models", "List and verify the models that ship with palyno; convert published weights."),
     "convert": ("convert:convert", "Convert boxes from one annotation format to another."),
     "compose": ("compose:compose", "Make training scenes with exact boxes from reference pictures of single grains."),
     "train": ("train:train", "Train a detector on a YOLO data set."),
     "val": ("val:val", "Score a detector on labelled images."),
-    "export": ("export:export", "Write a detector's network as ONNX, for other runtimes."),
+    "export": ("export:export", "Write a detector's network as ONNX, OpenVINO or a TensorRT engine."),
     "bench": ("bench:bench", "Compare palyno, and its operators, with other ways to do the same."),
     "doctor": ("doctor:doctor", "Say whether this machine can run palyno, and with what."),
 }

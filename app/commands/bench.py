@@ -62,6 +62,58 @@ def detect(
 
 
 @bench.command()
+@shared.model
+@click.option("--threads", multiple=True, type=click.IntRange(1), help="Threads; may be repeated.  [default: 1, and 2]")
+@click.option("--imgsz", type=click.IntRange(64), default=640, show_default=True, help="Side of the tile, pixels.")
+@click.option("--rounds", type=click.IntRange(4), default=40, show_default=True, help="Tiles of each that count.")
+@click.option("--runtime", "chosen", multiple=True, metavar="NAME", help="Only PyTorch and this; may be repeated.")
+@click.option("--out", type=click.Path(dir_okay=False, path_type=Path), help="Also write the document to this file.")
+@shared.overwrite
+@shared.as_json
+def runtimes(
+    model: str,
+    threads: tuple[int, ...],
+    imgsz: int,
+    rounds: int,
+    chosen: tuple[str, ...],
+    out: Path | None,
+    overwrite: bool,
+    as_json: bool,
+) -> None:
+    """Time the whole network on a CPU in PyTorch, onnxruntime and OpenVINO.
+
+    One tile a call, each runtime in a process of its own, all in turn. Needs what `uv sync --extra export` installs.
+    """
+    from ...data.atomic import refuse_existing, write_text
+    from ..bench_runtimes import RUNTIMES, bench_runtimes
+
+    if out is not None:
+        refuse_existing(out, overwrite=overwrite)
+
+    def told(row: dict[str, Any]) -> None:
+        click.echo(
+            f"{row['threads']} thread(s), {row['runtime']}: {row['median_ms']:.1f} ms "
+            f"({row['lower_quartile_ms']:.1f} to {row['upper_quartile_ms']:.1f}), {row['faster']:.2f} times as fast as "
+            f"PyTorch, first tile after {row['first_s']:.1f} s, {row['peak_mib']} MiB",
+            err=True,
+        )
+
+    with contextlib.redirect_stdout(sys.stderr):
+        document = bench_runtimes(
+            model,
+            threads=threads or (1, 2),
+            imgsz=imgsz,
+            rounds=rounds,
+            runtimes=chosen or tuple(RUNTIMES),
+            on_row=told,
+        )
+    if out is not None:
+        write_text(out, json.dumps(document, ensure_ascii=False, indent=1) + "\n", overwrite=overwrite)
+    if as_json:
+        click.echo(json.dumps(document, ensure_ascii=False))
+
+
+@bench.command()
 @click.argument("reference", type=click.Path(exists=True, file_okay=False, path_type=Path))
 @click.option("--scenes", default=150, show_default=True, type=click.IntRange(20), help="Scenes to compose.")
 @click.option("--seed", default=0, show_default=True, type=click.IntRange(0))
