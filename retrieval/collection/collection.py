@@ -185,7 +185,7 @@ class Collection(Questions):
 
     def embed(
         self,
-        ids: Sequence[int],
+        ids: Sequence[int] | np.ndarray,
         vectors: Any,
         encoder: Encoder | str,
         *,
@@ -213,7 +213,7 @@ class Collection(Questions):
                 self._change()
                 self._generation.space(name, dim, kind).add(self._generation.records, wanted, array, kind)
 
-    def update(self, ids: Sequence[int], **changes: Any) -> None:
+    def update(self, ids: Sequence[int] | np.ndarray, **changes: Any) -> None:
         """Changes fields of records, the same in all of them.
 
         Args:
@@ -233,7 +233,7 @@ class Collection(Questions):
                 changed = [dataclasses.replace(found[i], **changes) for i in wanted.tolist()]
                 self._generation.records.replace(wanted.tolist(), changed)
 
-    def delete(self, ids: Sequence[int] | None = None, *, where: Where = None) -> int:
+    def delete(self, ids: Sequence[int] | np.ndarray | None = None, *, where: Where = None) -> int:
         """Removes records and their vectors; their ids are not given again.
 
         Args:

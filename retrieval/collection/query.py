@@ -19,7 +19,7 @@ from .vectors import as_vectors
 if TYPE_CHECKING:
     from .space import Space
 
-__all__ = ["Asked", "ask", "check_encoder", "encode", "reasons", "shipped_encoders"]
+__all__ = ["Asked", "ask", "check_encoder", "encode", "fitting_encoders", "reasons", "shipped_encoders"]
 
 # The encoders that ship, by what they read; imported when first needed.
 _SHIPPED = {"text": ("..encoders.text:TextEncoder",), "image": ("..encoders.image:ImageEncoder",)}
@@ -95,8 +95,14 @@ def shipped_encoders(modality: str) -> Iterator[Encoder]:
     """The encoders that ship and can be loaded here."""
     for place in _SHIPPED[modality]:
         module, name = place.split(":")
-        with suppress(ImportError):
+        with suppress(ImportError, AttributeError):
             yield getattr(import_module(module, __package__), name)()
+
+
+def fitting_encoders(modality: str, spaces: Iterable[str], encoders: Sequence[Encoder]) -> list[Encoder]:
+    """The encoders of a modality whose spaces there are, in the order of these."""
+    choices = {one.encoder_id: one for one in reversed(list(_choices(modality, encoders)))}
+    return [choices[encoder_id] for encoder_id in spaces if encoder_id in choices]
 
 
 def reasons(asked: Asked, record: Record, how: str) -> tuple[str, ...]:
@@ -127,8 +133,7 @@ def _space(encoder_id: str, spaces: Mapping[str, Space]) -> Space:
 
 def _only(modality: str, spaces: Mapping[str, Space], encoders: Sequence[Encoder]) -> Encoder:
     """The encoder of the one space that a query of this kind can be in."""
-    choices = {one.encoder_id: one for one in reversed(list(_choices(modality, encoders)))}
-    fitting = [choices[encoder_id] for encoder_id in spaces if encoder_id in choices]
+    fitting = fitting_encoders(modality, spaces, encoders)
     if len(fitting) == 1:
         return fitting[0]
     if fitting:
@@ -136,9 +141,10 @@ def _only(modality: str, spaces: Mapping[str, Space], encoders: Sequence[Encoder
             f"expected encoder= to say which space is meant, as {modality} is encoded for several: "
             f"{', '.join(one.encoder_id for one in fitting)}"
         )
+    names = dict.fromkeys(one.encoder_id for one in _choices(modality, encoders))
     raise RejectedModelError(
         f"expected a space that takes {modality}: the collection has {_listed(spaces)}, and of {modality} encoders "
-        f"there is at hand {', '.join(choices) or 'none'}; give encoder=, or add the records with one of these"
+        f"there is at hand {', '.join(names) or 'none'}; give encoder=, or add the records with one of these"
     )
 
 

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import threading
 from collections import OrderedDict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, Literal, Self
 
 import numpy as np
 
@@ -15,7 +15,7 @@ from ...errors import RejectedModelError, UsageError
 from ..encoders import Encoder
 from .duplicates import near_duplicates
 from .generation import Generation
-from .query import ask, check_encoder, reasons
+from .query import ask, check_encoder, fitting_encoders, reasons
 from .record import Hit, Pair, Record
 from .snapshot import copy_generation
 from .space import Space
@@ -112,6 +112,11 @@ class Questions:
         with self._turn:
             return self._existing(as_ids([record_id]))[int(record_id)]
 
+    def known(self, keys: Iterable[str]) -> dict[str, int]:
+        """The ids of the records that have one of these keys."""
+        with self._turn:
+            return self._generation.records.by_key(keys)
+
     def records(self, where: Where = None) -> Iterator[tuple[int, Record]]:
         """The records that pass a filter with their ids, in the order of these."""
         with self._turn:
@@ -125,10 +130,15 @@ class Questions:
     def __len__(self) -> int:
         return self.count()
 
-    def vectors(self, ids: Sequence[int], encoder: Encoder | str | None = None) -> np.ndarray:
+    def vectors(self, ids: Sequence[int] | np.ndarray, encoder: Encoder | str | None = None) -> np.ndarray:
         """The stored vectors of records, (n, dim) float32; `encoder` says in which space, where there are several."""
         with self._turn:
             return np.array(self._space(encoder).backend.vectors(as_ids(ids, unique=False)))
+
+    def encoders(self, modality: Literal["text", "image"]) -> list[Encoder]:
+        """The encoders at hand that read texts, or pictures, and whose vectors it has: one a space."""
+        with self._turn:
+            return fitting_encoders(modality, self._generation.spaces, self._encoders)
 
     @property
     def spaces(self) -> tuple[str, ...]:

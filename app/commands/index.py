@@ -1,0 +1,261 @@
+"""`palyno index`: collections of grains and texts, made, filled and looked after."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import sys
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from . import options as shared
+
+if TYPE_CHECKING:
+    from ...retrieval.collection import Collection
+    from ..collecting import SourceReport
+
+_MOST = 20
+
+collection_path = click.argument("collection", metavar="COLLECTION", type=click.Path(path_type=Path))
+sources = click.argument(
+    "sources", metavar="SOURCE...", nargs=-1, required=True, type=click.Path(exists=True, path_type=Path)
+)
+slides = click.option(
+    "--slides",
+    type=click.Path(exists=True, file_okay=False, path_type=Path),
+    help="Where to look for slides that are not where they were read.",
+)
+update = click.option("--update", is_flag=True, help="Replace records that are there, instead of leaving them.")
+where = click.option("--where", metavar="EXPR", help="Only records that pass, such as \"taxon = 'Betula'\".")
+
+
+@click.group()
+def index() -> None:
+    """Keep a searchable collection of grains and texts.
+
+    COLLECTION is a folder. SOURCE is the folder of a finished `palyno detect`, a file of texts (.txt, .jsonl, .csv,
+    .bib, .ris), or a folder of such files.
+    """
+
+
+@index.command()
+@collection_path
+@sources
+@slides
+@shared.overwrite
+@shared.quiet
+@shared.as_json
+def build(
+    collection: Path, sources: tuple[Path, ...], slides: Path | None, overwrite: bool, quiet: bool, as_json: bool
+) -> int:
+    """Make a new collection from SOURCE...
+
+    With --overwrite a collection that is there is emptied by the same commit that fills it.
+    """
+    from ...errors import UsageError
+    from ...retrieval.collection import Collection
+    from ..collecting import find_sources
+
+    found = find_sources(sources)
+    if (collection / "manifest.json").exists():
+        with Collection.open(collection, indexes=False) as opened:
+            if len(opened) and not overwrite:
+                raise UsageError(f"{collection} has records; add to it with palyno index add, or give --overwrite")
+            with opened.batch():
+                opened.delete(where="id > 0")
+                return _fill(opened, found, slides, False, quiet, as_json)
+    with Collection.create(collection) as made:
+        return _fill(made, found, slides, False, quiet, as_json)
+
+
+@index.command()
+@collection_path
+@sources
+@slides
+@update
+@shared.quiet
+@shared.as_json
+def add(
+    collection: Path, sources: tuple[Path, ...], slides: Path | None, update: bool, quiet: bool, as_json: bool
+) -> int:
+    """Add the grains or texts of SOURCE... to a collection; those that are there already stay as they are."""
+    from ..collecting import find_sources
+
+    found = find_sources(sources)
+    with _opened(collection) as opened:
+        return _fill(opened, found, slides, update, quiet, as_json)
+
+
+@index.command()
+@collection_path
+@click.option("--id", "ids", multiple=True, type=click.IntRange(min=1), help="A record; may be repeated.")
+@where
+@shared.as_json
+def remove(collection: Path, ids: tuple[int, ...], where: str | None, as_json: bool) -> None:
+    """Remove records, by their ids or by a filter."""
+    from ...errors import UsageError
+
+    if bool(ids) == (where is not None):
+        raise UsageError("expected either --id or --where, to be sure of what is meant")
+    with _opened(collection) as opened:
+        removed = opened.delete(list(dict.fromkeys(ids)) or None, where=where)
+        _tell({"removed": removed, "records": len(opened)}, as_json, f"removed {removed}; {len(opened)} are left")
+
+
+@index.command()
+@collection_path
+@shared.as_json
+def info(collection: Path, as_json: bool) -> None:
+    """Say what a collection holds and how it is searched."""
+    with _opened(collection) as opened:
+        told = opened.info()
+    if as_json:
+        click.echo(json.dumps(told, ensure_ascii=False))
+        return
+    kinds = ", ".join(f"{n:,} {kind}s" for kind, n in told["kinds"].items())
+    click.echo(
+        f"{told['path']}: generation {told['generation']} of {told['created']}, {told['bytes'] / 2**20:,.1f} MiB"
+    )
+    click.echo(f"{told['records']:,} records: {kinds}")
+    for space in told["spaces"]:
+        how = (
+            "every vector compared"
+            if space["exact"]
+            else f"{space['nprobe']} of its lists read, recall {space['recall']}"
+        )
+        reads = f" of {' and '.join(space['modalities'])}s" if space["modalities"] else ""
+        click.echo(f"  {space['encoder_id']}: {space['vectors']:,} vectors{reads}, {space['dim']} numbers each")
+        click.echo(f"    searched by {space['index']}: {how}")
+
+
+@index.command()
+@collection_path
+@shared.as_json
+def verify(collection: Path, as_json: bool) -> int:
+    """Read every byte and compare it with what was committed. Exits with 5 where something differs."""
+    from ...retrieval.collection.verify import verify_files
+
+    checks = verify_files(collection)
+    if as_json:
+        rows = [{"file": check.file, "ok": check.ok, "what": check.what, "faults": check.faults} for check in checks]
+        click.echo(json.dumps({"collection": str(collection), "files": rows}, ensure_ascii=False))
+    else:
+        for check in checks:
+            click.echo(f"{'ok' if check.ok else 'REFUSED':>8}  {check.file}  ({check.what})")
+            for fault in check.faults[:_MOST]:
+                click.echo(f"          {fault}")
+    return 0 if all(check.ok for check in checks) else 5
+
+
+@index.command()
+@collection_path
+@shared.as_json
+def compact(collection: Path, as_json: bool) -> None:
+    """Give back the room of removed records, and make the indexes anew."""
+    with _opened(collection) as opened:
+        before = opened.info()["bytes"]
+        opened.compact()
+        after = opened.info()["bytes"]
+    _tell({"bytes_before": before, "bytes": after}, as_json, f"{before / 2**20:,.1f} MiB, now {after / 2**20:,.1f} MiB")
+
+
+@index.command()
+@collection_path
+@click.option("--exact-below", type=click.IntRange(min=1), help="From how many vectors on a space has an index.")
+@shared.as_json
+def rebuild(collection: Path, exact_below: int | None, as_json: bool) -> None:
+    """Make the indexes anew from the vectors; mends a collection whose index was refused."""
+    from ...retrieval.collection import Collection
+
+    with Collection.open(collection, indexes=False) as opened:
+        opened.rebuild(exact_below=exact_below)
+        told = opened.info()["spaces"]
+    _tell({"spaces": told}, as_json, "\n".join(f"{space['encoder_id']}: {space['index']}" for space in told))
+
+
+@index.command()
+@collection_path
+@click.argument("target", metavar="TARGET", type=click.Path(path_type=Path))
+@shared.as_json
+def snapshot(collection: Path, target: Path, as_json: bool) -> None:
+    """Copy a collection to the new folder TARGET as it is now, whoever writes to it meanwhile."""
+    with _opened(collection, indexes=False) as opened:
+        opened.snapshot(target)
+        told = {"snapshot": str(target), "generation": opened.info()["generation"], "records": len(opened)}
+    _tell(told, as_json, f"{told['records']:,} records of generation {told['generation']}: {target}")
+
+
+@index.command()
+@collection_path
+@click.option(
+    "--threshold", default=0.98, show_default=True, type=shared.Finite(0, 1, min_open=True), help="Least cosine."
+)
+@click.option("--space", metavar="ENCODER_ID", help="Where to compare; needed where there are several.")
+@where
+@shared.as_json
+def duplicates(collection: Path, threshold: float, space: str | None, where: str | None, as_json: bool) -> None:
+    """List pairs of records that are nearly the same."""
+    with _opened(collection) as opened:
+        pairs = opened.near_duplicates(threshold, encoder=space, where=where)
+        told = {i: opened.get(i) for pair in pairs[:_MOST] for i in (pair.first, pair.second)}
+    if as_json:
+        click.echo(json.dumps({"pairs": [vars(pair) for pair in pairs]}))
+        return
+    for pair in pairs[:_MOST]:
+        names = (f"{i} ({told[i].taxon or told[i].kind}, {told[i].slide})" for i in (pair.first, pair.second))
+        click.echo(f"{pair.score:.4f}  {'  '.join(names)}{'  on one slide' if pair.same_slide else ''}")
+    click.echo(f"{len(pairs)} pairs" + (f", {_MOST} shown; --json lists all" if len(pairs) > _MOST else ""), err=True)
+
+
+@contextlib.contextmanager
+def _opened(path: Path, **options: Any) -> Iterator[Collection]:
+    from ...retrieval.collection import Collection
+
+    with Collection.open(path, **options) as opened:
+        yield opened
+
+
+def _fill(
+    collection: Collection, found: Sequence[Path], slides: Path | None, update: bool, quiet: bool, as_json: bool
+) -> int:
+    """Adds the sources and tells what became of them; 3 where something was left out, 4 where nothing came in."""
+    from ..collecting import collect
+    from ..progress import for_terminal
+
+    with contextlib.redirect_stdout(sys.stderr):
+        reports = collect(
+            collection, found, known="update" if update else "skip", slides=slides, progress=for_terminal(quiet)
+        )
+    _tell_reports(collection, reports, quiet, as_json)
+    if not any(report.added or report.known for report in reports):
+        return 4
+    return 3 if any(report.skipped for report in reports) else 0
+
+
+def _tell_reports(collection: Collection, reports: Sequence[SourceReport], quiet: bool, as_json: bool) -> None:
+    if as_json:
+        told = {"collection": str(collection.path), "records": len(collection)}
+        click.echo(json.dumps({**told, "sources": [report.document() for report in reports]}, ensure_ascii=False))
+    for report in reports:
+        for what, reason in report.skipped[:_MOST]:
+            click.echo(f" skipped  {what}: {reason}", err=True)
+        if len(report.skipped) > _MOST:
+            click.echo(
+                f"          and {len(report.skipped) - _MOST} more of {report.source}; --json lists all", err=True
+            )
+    if not (quiet or as_json):
+        for report in reports:
+            known = f", {report.known:,} known" if report.known else ""
+            left = f", {len(report.skipped):,} left out" if report.skipped else ""
+            click.echo(f"{report.source}: {report.added:,} added{known}{left}", err=True)
+        click.echo(f"{collection.path}: {len(collection):,} records", err=True)
+
+
+def _tell(document: dict[str, Any], as_json: bool, line: str) -> None:
+    if as_json:
+        click.echo(json.dumps(document, ensure_ascii=False))
+    else:
+        click.echo(line, err=True)
