@@ -27,6 +27,7 @@ from .annotations.yolo import label_lines
 from .atomic import write_text
 from .backgrounds import Field, clean_windows, window_of
 from .grains import CutGrain, cut_grain
+from .masks import GrainMask, packed, write_masks
 from .references import (
     SPLITS,
     Reference,
@@ -84,7 +85,12 @@ class Recipe:
 
 
 def compose_dataset(
-    recipe: Recipe, out: Path, *, workers: int = 1, progress: Callable[[int, int], None] | None = None
+    recipe: Recipe,
+    out: Path,
+    *,
+    workers: int = 1,
+    masks: bool = False,
+    progress: Callable[[int, int], None] | None = None,
 ) -> dict:
     """Writes a data set: `images/SPLIT`, `labels/SPLIT`, `data.yaml`, `annotations/SPLIT.json`, `manifest.json`.
 
@@ -94,6 +100,7 @@ def compose_dataset(
         recipe: What to make.
         out: New or empty folder.
         workers: Processes.
+        masks: Also write `masks/SPLIT.json`, where each grain of a scene shows; nothing else depends on it.
         progress: Called with the number of images done and to do.
 
     Returns:
@@ -138,7 +145,7 @@ def compose_dataset(
     for split in SPLITS:
         (out / "images" / split).mkdir(parents=True, exist_ok=True)
         (out / "labels" / split).mkdir(parents=True, exist_ok=True)
-    writer = _Writer(recipe, out, tuple(classes), shelves, fields, labelled)
+    writer = _Writer(recipe, out, tuple(classes), shelves, fields, labelled, masks)
     jobs = writer.jobs()
     records: list[dict] = []
     for done, made in enumerate(_work(writer, jobs, workers), 1):
@@ -220,10 +227,17 @@ class _Writer:
     """Makes the images of a data set; called with one job, a scene or the tiles of a field."""
 
     def __init__(
-        self, recipe: Recipe, out: Path, classes: tuple[str, ...], shelves: dict, fields: list, labelled: dict
+        self,
+        recipe: Recipe,
+        out: Path,
+        classes: tuple[str, ...],
+        shelves: dict,
+        fields: list,
+        labelled: dict,
+        masks: bool,
     ) -> None:
         self.recipe, self.out, self.classes = recipe, out, classes
-        self.shelves, self.fields, self.labelled = shelves, fields, labelled
+        self.shelves, self.fields, self.labelled, self.masks = shelves, fields, labelled, masks
 
     def jobs(self) -> list[tuple[str, str, int, int]]:
         """Kind, split, index and repeat of everything there is to make."""
@@ -249,9 +263,12 @@ class _Writer:
         recipe = self.recipe
         rng = np.random.default_rng([recipe.seed, SPLITS.index(split), index])
         light, background = _background(rng, self.fields, recipe.scene.size)
-        scene = compose_scene(rng, self.shelves[split].pick, light, background, recipe.scene)
+        scene = compose_scene(rng, self.shelves[split].pick, light, background, recipe.scene, keep_masks=self.masks)
         annotation = scene_annotation(scene, f"scene_{index:06d}")
         record = self._write(split, scene.picture, annotation, quality=int(rng.integers(70, 97)))
+        if self.masks:
+            pairs = zip(scene.grains, scene.masks, strict=True)
+            record["masks"] = [GrainMask(grain.label, grain.box, packed(mask)) for grain, mask in pairs]
         return [{**record, "background": background, "grains": [asdict(g) for g in scene.grains]}]
 
     def _tiles(self, split: str, index: int, repeat: int) -> list[dict]:
@@ -314,6 +331,9 @@ def _finish(
             out / "annotations" / f"{split}.json",
             categories=classes,
         )
+        if any("masks" in r for r in records):
+            shown = [(r["image"], r["masks"]) for r in records if r["split"] == split and "masks" in r]
+            write_masks(shown, out / "masks" / f"{split}.json", classes)
     lines = [f"path: {out.resolve()}", *(f"{s}: images/{s}" for s in splits), "names:"]
     lines += [f"  {i}: {json.dumps(name, ensure_ascii=False)}" for i, name in enumerate(classes)]
     write_text(out / "data.yaml", "\n".join(lines) + "\n")
@@ -325,7 +345,7 @@ def _finish(
         "refused": sorted(refused),
         "images": {s: sum(r["split"] == s for r in records) for s in splits},
         "grains": {s: sum(len(r["annotation"]) for r in records if r["split"] == s) for s in splits},
-        "scenes": [{k: v for k, v in r.items() if k != "annotation"} for r in records],
+        "scenes": [{k: v for k, v in r.items() if k not in ("annotation", "masks")} for r in records],
     }
     text = json.dumps(manifest, ensure_ascii=False, indent=1)
     write_text(out / "manifest.json", text + "\n")

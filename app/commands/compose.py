@@ -52,6 +52,7 @@ FOLDER = click.Path(exists=True, file_okay=False, path_type=Path)
 )
 @click.option("--seed", default=0, show_default=True, type=click.IntRange(0))
 @click.option("--workers", default=1, show_default=True, type=click.IntRange(1), help="Processes.")
+@click.option("--masks", is_flag=True, help="Also write where each grain shows: masks/SPLIT.json, in COCO's format.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON document on standard output.")
 def compose(
     reference: Path,
@@ -61,6 +62,7 @@ def compose(
     stain_jitter: float,
     microscope: str,
     workers: int,
+    masks: bool,
     as_json: bool,
     **options: Any,
 ) -> None:
@@ -96,9 +98,9 @@ def compose(
         with Progress(console=Console(stderr=True)) as bar:
             task = bar.add_task("composing")
             show = lambda done, total: bar.update(task, completed=done, total=total)  # noqa: E731
-            manifest = compose_dataset(recipe, out, workers=workers, progress=show)
+            manifest = compose_dataset(recipe, out, workers=workers, masks=masks, progress=show)
     else:
-        manifest = compose_dataset(recipe, out, workers=workers)
+        manifest = compose_dataset(recipe, out, workers=workers, masks=masks)
     summary = {key: manifest[key] for key in ("images", "grains", "classes", "unknown", "refused")}
     if as_json:
         click.echo(json.dumps(summary, ensure_ascii=False))

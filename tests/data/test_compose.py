@@ -11,6 +11,8 @@ import pytest
 from palyno.data.annotations.coco import read_coco
 from palyno.data.annotations.yolo import read_yolo
 from palyno.data.compose import Recipe, compose_dataset
+from palyno.data.grains import mask_extent
+from palyno.data.masks import read_masks
 from palyno.data.references import choose_unknown, find_references, isolated_grains, read_fields, split_references
 from palyno.data.scene import SceneSettings
 from palyno.errors import InputError, UsageError
@@ -174,3 +176,28 @@ def test_a_folder_that_holds_files_is_not_written_into(tmp_path):
     with pytest.raises(UsageError, match="new or empty"):
         compose_dataset(recipe(), tmp_path)
     assert (tmp_path / "mine.txt").read_text() == "keep"
+
+
+def test_masks_are_the_boxes_grains_and_change_no_byte_of_the_rest(tmp_path):
+    made = recipe(scenes={"train": 3, "val": 2, "test": 0})
+    compose_dataset(made, tmp_path / "plain")
+    compose_dataset(made, tmp_path / "masked", workers=2, masks=True)
+
+    def content(name):
+        # data.yaml says where the set lies.
+        root = tmp_path / name
+        files = {p.relative_to(root): p.read_bytes() for p in sorted(root.rglob("*")) if p.is_file()}
+        return {p: b for p, b in files.items() if p.name != "data.yaml" and p.parts[0] != "masks"}
+
+    assert content("plain") == content("masked")
+    assert not (tmp_path / "plain" / "masks").exists()
+    for split, scenes in (("train", 3), ("val", 2)):
+        masks = read_masks(tmp_path / "masked" / "masks" / f"{split}.json")
+        boxes = {i.image: i for i in read_coco(tmp_path / "masked" / "annotations" / f"{split}.json")}
+        assert len(masks) == scenes and masks.keys() == boxes.keys()
+        for name, grains in masks.items():
+            assert [g.label for g in grains] == list(boxes[name].labels)
+            for grain, box in zip(grains, boxes[name].boxes, strict=True):
+                assert grain.box == tuple(box) == mask_extent(grain.mask)
+    with pytest.raises(InputError, match="expected masks as `palyno compose --masks` writes them"):
+        read_masks(tmp_path / "plain" / "annotations" / "train.json")
