@@ -4,6 +4,7 @@
 
 - `attribution`: Grad-CAM, EigenCAM and integrated gradients, from their equations.
 - `opened`: a network whose layers can be looked at, ours or a YOLO of ultralytics'.
+- `sight`: what the network is shown of a slide, and its place that answers for the grain.
 - `explaining`: one grain explained.
 - `boundary`: the share of an attribution that lies along an object's border, against chance.
 """

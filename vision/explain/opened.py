@@ -60,8 +60,9 @@ class Opened:
         layers = getattr(model, "model", None)
         if layers is None or not isinstance(layers[-1], Detect):
             raise UsageError(f"explanations are for networks with a place a box, not for {type(model).__name__}")
-        self.model: Any = copy.deepcopy(model).requires_grad_(False).eval()
-        self.head: Any = self.model.model[-1]
+        own: Any = copy.deepcopy(model)
+        self.model = own.requires_grad_(False).eval()
+        self.head = self.model.model[-1]
         self.strides = tuple(int(s) for s in self.head.stride.tolist())
         self.body = self.model.model[0] if isinstance(self.model.model[0], Body) else None
         self._roles = _roles_of_rows(self.body) if self.body is not None else _roles_of_numbers(self.model)

@@ -10,8 +10,9 @@ import torch
 from palyno import UsageError
 from palyno.data.slides import open_slide, slide_from
 from palyno.vision.explain import explain
-from palyno.vision.explain.explaining import Sight, field_colour, find_place, sight_of, summary
+from palyno.vision.explain.explaining import summary
 from palyno.vision.explain.opened import Opened
+from palyno.vision.explain.sight import Sight, field_colour, find_place, sight_of
 from palyno.vision.models.detection import build
 from palyno.vision.tiles import Grid
 
