@@ -84,6 +84,9 @@ class DeviceLoader:
 
     def _batch(self, chosen: torch.Tensor, generator: torch.Generator) -> dict[str, Any]:
         images, boxes, owners = place(self.store, chosen, self.spread, generator)
+        # ultralytics' losses count on boxes in the order of their images.
+        order = owners[:, 0].argsort(stable=True)
+        boxes, owners = boxes[order], owners[order]
         images = vary(images, self.light, generator)
         size = images.shape[-1]
         centres, sides = (boxes[:, :2] + boxes[:, 2:]) / (2 * size), (boxes[:, 2:] - boxes[:, :2]) / size

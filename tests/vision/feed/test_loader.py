@@ -65,12 +65,15 @@ def test_every_image_once_an_epoch(labels):
     assert [name for batch in source for name in batch["im_file"]] != seen
 
 
-def test_a_batch_is_what_ultralytics_takes(labels):
-    for batch in loader(labels):
+@pytest.mark.parametrize("mosaic", [0.0, 0.5, 1.0])
+def test_a_batch_is_what_ultralytics_takes(labels, mosaic):
+    for batch in loader(labels, spread=Spread(mosaic=mosaic)):
         assert batch["img"].shape == (3, 3, 64, 64)
         assert batch["img"].dtype == torch.uint8
         assert len(batch["bboxes"]) == len(batch["cls"]) == len(batch["batch_idx"])
         assert batch["cls"].shape[1:] == (1,)
+        # Its losses count on boxes in the order of their images.
+        assert batch["batch_idx"].tolist() == sorted(batch["batch_idx"].tolist())
         if len(batch["bboxes"]):
             corners = torch.cat(
                 [
