@@ -78,16 +78,23 @@ class Query:
         text: The query without the parts it negates.
         terms: Terms it asks for, each once, in order.
         unwanted: Terms it says must not be there.
+        meanings: What each of the terms means in plain English; the term itself where the glossary does not say.
     """
 
     text: str
     terms: tuple[str, ...]
     unwanted: frozenset[str]
+    meanings: tuple[str, ...] = ()
 
     @property
-    def expanded(self) -> str:
-        """The text with the terms after it."""
+    def words(self) -> str:
+        """For search by words: the text, with the terms after it."""
         return " ".join([self.text, *self.terms]).strip()
+
+    @property
+    def sentence(self) -> str:
+        """For a sentence encoder: the text, with the meanings after it."""
+        return ". ".join(part for part in (self.text, "; ".join(self.meanings)) if part)
 
 
 class Glossary:
@@ -170,7 +177,7 @@ class Glossary:
         wanted = tuple(dict.fromkeys(mention.term for mention in mentions if not mention.negated))
         unwanted = frozenset(mention.term for mention in mentions if mention.negated) - set(wanted)
         whole = text if not unwanted else "".join([*kept, plain[at:]])
-        return Query(whole.strip(), wanted, unwanted)
+        return Query(whole.strip(), wanted, unwanted, tuple(self.glosses.get(term) or term for term in wanted))
 
     def clashes(self, query: Query, concepts: Iterable[str]) -> bool:
         """Whether a document that says these concepts has one that the query does not want."""

@@ -211,6 +211,56 @@ def kernels(
             click.echo(f"{name}\n\n{text}\n")
 
 
+@bench.command()
+@click.argument("folder", required=False, type=click.Path(exists=True, file_okay=False, path_type=Path))
+@click.option("--split", default="test", show_default=True, help="Of the judgements; the shipped set has dev and test.")
+@click.option(
+    "--render",
+    "document",
+    metavar="FILE",
+    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    help="Measure nothing; fill the page from this file.",
+)
+@click.option(
+    "--page",
+    default="docs/retrieval.md",
+    show_default=True,
+    type=click.Path(dir_okay=False, path_type=Path),
+    help="Page that --render fills.",
+)
+@click.option("--out", type=click.Path(dir_okay=False, path_type=Path), help="Also write the document to this file.")
+@shared.overwrite
+@shared.as_json
+def retrieval(
+    folder: Path | None,
+    split: str,
+    document: Path | None,
+    page: Path,
+    out: Path | None,
+    overwrite: bool,
+    as_json: bool,
+) -> None:
+    """Measure search in texts beside its own parts: words, vectors, glossary.
+
+    Takes the shipped questions on pollen types, or FOLDER, a data set in BEIR's format.
+    """
+    from ...data.atomic import refuse_existing, write_text
+    from ..bench_retrieval import bench_retrieval, read_document, render, tables
+
+    if document is not None:
+        render(read_document(document), page)
+        click.echo(json.dumps({"page": str(page)}) if as_json else str(page))
+        return
+    if out is not None:
+        refuse_existing(out, overwrite=overwrite)
+    figures = bench_retrieval(
+        split, folder=folder, on_system=lambda name, value: click.echo(f"{name}: nDCG@10 {value:.3f}", err=True)
+    )
+    if out is not None:
+        write_text(out, json.dumps(figures, ensure_ascii=False, indent=1) + "\n", overwrite=overwrite)
+    click.echo(json.dumps(figures, ensure_ascii=False) if as_json else tables(figures))
+
+
 def _tell_case(row: dict[str, Any]) -> None:
     """One line a case on stderr, as it is done."""
     if "failed" in row:
@@ -245,3 +295,90 @@ def _show(figures: dict[str, Any]) -> None:
         values = (row.get(column) for column in columns)
         table.add_row(*("" if v is None else f"{v:.3g}" if isinstance(v, float) else str(v) for v in values))
     Console(width=None if sys.stdout.isatty() else 140).print(table)
+
+
+@bench.command()
+@click.argument("scenes", type=click.Path(exists=True, file_okay=False, path_type=Path))
+@click.option(
+    "--model",
+    "models",
+    multiple=True,
+    metavar="NAME|FILE",
+    default=["hieraedge-n"],
+    show_default=True,
+    help="Repeat it: each later model is compared with the first, grain by grain.",
+)
+@click.option("--split", default="test", show_default=True, type=click.Choice(["train", "val", "test"]))
+@click.option(
+    "--map", "maps", multiple=True, metavar="NAME", help="Only this attribution, such as gradcam/fine; may be repeated."
+)
+@click.option("--scenes", "most_scenes", type=click.IntRange(1), help="Only so many scenes.")
+@click.option("--grains", "most_grains", type=click.IntRange(1), help="Of each scene only so many grains.")
+@shared.conf
+@shared.device
+@click.option("--seed", default=0, show_default=True, type=click.IntRange(0))
+@click.option("--out", type=click.Path(dir_okay=False, path_type=Path), help="Also write the figures to this file.")
+@shared.overwrite
+@shared.as_json
+def boundary(
+    scenes: Path,
+    models: tuple[str, ...],
+    maps: tuple[str, ...],
+    out: Path | None,
+    overwrite: bool,
+    as_json: bool,
+    **options: Any,
+) -> None:
+    """Ask whether networks look at the outlines of grains.
+
+    SCENES is a folder that `palyno compose --masks` wrote. Shows the share of each attribution within a band along the
+    outline, against chance and between models, with 95 % intervals over scenes.
+    """
+    from ...data.atomic import refuse_existing, write_text
+    from ..bench_boundary import MAPS, bench_boundary
+    from ..progress import steps
+
+    if out is not None:
+        refuse_existing(out, overwrite=overwrite)
+    with contextlib.redirect_stdout(sys.stderr), steps("scenes", quiet=as_json) as told:
+        figures = bench_boundary(scenes, models, maps=maps or MAPS, progress=told, **options)
+    if out is not None:
+        write_text(out, json.dumps(figures, ensure_ascii=False, indent=1) + "\n", overwrite=overwrite)
+    if as_json:
+        click.echo(json.dumps(figures, ensure_ascii=False))
+    else:
+        _show_boundary(figures)
+
+
+def _show_boundary(figures: dict[str, Any]) -> None:
+    """One line a map and band over grains of all sizes."""
+    from rich import box
+    from rich.console import Console
+    from rich.table import Table
+
+    measured, names = figures["measured"], [model["name"] for model in figures["models"]]
+    rows = [row for row in figures["rows"] if row["size"] == "all"]
+    plain = {row["band"]: _limits(row["models"]["picture"]["share"]) for row in rows if "picture" in row["models"]}
+    title = f"{measured['grains']} grains in {measured['scenes']} scenes; shares along the outline in %, 95 % limits"
+    table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
+    differences = [f"{names[0]} - {name}" for name in names[1:]]
+    for column in ("map", "band", "chance", "picture's edges", *names, *differences):
+        table.add_column(column, justify="left" if column in ("map", "band") else "right")
+    for row in rows:
+        if "picture" in row["models"]:
+            continue
+        shares = {name: _limits(told["share"]) for name, told in row["models"].items()}
+        apart = {one["minus"]: _limits(one["share"]) for one in row["differences"]}
+        table.add_row(
+            row["map"],
+            row["band"],
+            f"{100 * row['chance']:.1f}",
+            plain.get(row["band"], ""),
+            *(shares.get(name, "") for name in names),
+            *(apart.get(name, "") for name in names[1:]),
+        )
+    Console(width=None if sys.stdout.isatty() else 160, highlight=False).print(table)
+
+
+def _limits(interval: dict[str, float]) -> str:
+    return f"{100 * interval['mean']:.1f} ({100 * interval['low']:.1f} to {100 * interval['high']:.1f})"

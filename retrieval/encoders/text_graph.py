@@ -123,13 +123,13 @@ def build_graph() -> bytes:
     def tensor(name: str, sides: list[Any], kind: int) -> Any:
         return helper.make_tensor_value_info(name, kind, sides)
 
-    weights = [_external(onnx, name, shape) for name, shape in weight_names().items()]
+    outside = [_external(onnx, name, shape) for name, shape in weight_names().items()]
     graph = helper.make_graph(
         g.nodes,
         "all-MiniLM-L6-v2",
         [tensor(name, ["texts", "length"], onnx.TensorProto.INT64) for name in ("pieces", "mask")],
         [tensor("vectors", ["texts", WIDTH], onnx.TensorProto.FLOAT)],
-        [*g.constants.values(), *weights],
+        [*g.constants.values(), *outside],
     )
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", OPSET)], ir_version=IR_VERSION)
     model.producer_name = "palyno"

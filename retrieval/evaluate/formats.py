@@ -73,7 +73,8 @@ def read_beir(folder: str | Path, split: str = "test") -> Task:
     for place, row in _json_lines(folder / "corpus.jsonl"):
         _new(corpus, row["_id"], place)
         corpus[row["_id"]] = Document(_text(row, "text", place), _text(row, "title", place, default=""))
-    queries, about = {}, {}
+    queries: dict[str, str] = {}
+    about: dict[str, dict[str, Any]] = {}
     for place, row in _json_lines(folder / "queries.jsonl"):
         _new(queries, row["_id"], place)
         queries[row["_id"]] = _text(row, "text", place)

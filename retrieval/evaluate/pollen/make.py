@@ -1,8 +1,8 @@
 """Makes the test set from its two tables: `python -m palyno.retrieval.evaluate.pollen.make`.
 
-`taxa.csv` says what is known of each pollen type (tags, size) and describes it in words; `intents.csv` says what is asked
-(tags that must be there, after `!` not there, with `/` any of them; `=` one type by name) and how people put it. What is
-relevant follows from the tags alone: nobody judged a document by its words, and no system had a part in it.
+`taxa.csv` says what is known of each pollen type (tags, size) and describes it in words; `intents.csv` what is asked
+(tags that must be there, after `!` not there, with `/` any of them; `=` one type by name) and how people put it. What
+is relevant follows from the tags alone: nobody judged a document by its words, and no system had a part in it.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from __future__ import annotations
 import csv
 import hashlib
 import json
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 from ....errors import InputError
 from . import FOLDER
@@ -32,7 +32,8 @@ def build() -> dict[str, str]:
         title = f"{row['taxon']}, {row['english']} ({row['family']})"
         text = f"{row['text']} {row['um_min']}–{row['um_max']} µm."
         corpus.append({"_id": row["id"], "title": title, "text": text, "metadata": {"sources": row["sources"].split()}})
-    queries, qrels = [], {"dev": [], "test": []}
+    queries: list[dict[str, object]] = []
+    qrels: dict[str, list[str]] = {"dev": [], "test": []}
     for row in intents:
         found = relevant(row["asks"], tags)
         if not found:
@@ -94,8 +95,8 @@ def _json(row: object) -> str:
     return json.dumps(row, ensure_ascii=False)
 
 
-def _lines(rows: object) -> str:
-    return "".join(f"{row}\n" for row in rows)  # type: ignore[attr-defined]
+def _lines(rows: Iterable[str]) -> str:
+    return "".join(f"{row}\n" for row in rows)
 
 
 if __name__ == "__main__":
