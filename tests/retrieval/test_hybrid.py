@@ -1,0 +1,92 @@
+"""Search in texts: two rankings fused, terms in other languages, and what is not wanted last."""
+
+import numpy as np
+import pytest
+from palyno import UsageError
+from palyno.retrieval.encoders.text import TextEncoder
+from palyno.retrieval.fusion import fuse
+from palyno.retrieval.glossary import Glossary
+from palyno.retrieval.hybrid import VECTOR_WEIGHT, TextSearch
+from palyno.retrieval.lexical import Lexicon
+
+TEXTS = {
+    3: "Triporate grains with a smooth wall.",
+    5: "Bisaccate, with two large air bladders; a conifer.",
+    8: "Three pores and many long spines.",
+    9: "A conifer; plain balls without any opening.",
+}
+
+
+@pytest.fixture(scope="module")
+def encoder():
+    return TextEncoder(threads=1)
+
+
+def make(encoder, **options):
+    search = TextSearch(encoder, **options)
+    search.add(list(TEXTS), list(TEXTS.values()))
+    return search
+
+
+def test_without_a_glossary_it_is_the_fusion_of_bm25_and_cosine(encoder):
+    query = "smooth conifer grains"
+    lexicon = Lexicon()
+    lexicon.add(list(TEXTS), list(TEXTS.values()))
+    cosine = encoder.encode(list(TEXTS.values())) @ encoder.encode([query])[0]
+    by_meaning = [number for _, number in sorted(zip(-cosine, TEXTS, strict=True))]
+    expected = fuse([[n for n, _ in lexicon.search(query, 9)], by_meaning], weights=[1, VECTOR_WEIGHT])
+    assert [(one.number, one.score) for one in make(encoder).search(query)] == expected
+
+
+def test_terms_are_found_in_other_languages_and_what_is_not_wanted_comes_last(encoder):
+    search = make(encoder, glossary=Glossary.shipped())
+    found = search.search("dreiporiger Pollen ohne Stacheln")
+    assert found[0].number == 3 and found[0].terms == ("triporate",)
+    assert found[-1].number == 8 and found[-1].unwanted == ("echinate",)
+    assert search.search("conifère sans ballonnets")[0].number == 9
+
+
+@pytest.mark.parametrize(("vectors", "words"), [(True, False), (False, True)])
+def test_each_ranking_stands_alone(encoder, vectors, words):
+    search = make(encoder if vectors else None, words=words)
+    assert search.search("smooth triporate")[0].number == 3
+    assert len(search.search("smooth triporate", 9)) == (4 if vectors else 1)
+
+
+def test_what_was_removed_is_not_found_and_its_number_is_free(encoder):
+    search = make(encoder, glossary=Glossary.shipped())
+    assert search.remove([3, 4]) == 1 and len(search) == 3
+    assert 3 not in [one.number for one in search.search("triporate smooth wall", 9)]
+    search.add([3], ["Echinate."])
+    assert search.search("smooth", 9)[-1].number in TEXTS
+
+
+def test_a_text_or_query_that_the_encoder_cannot_read_is_searched_by_its_words(encoder):
+    search = make(encoder)
+    search.add([1, 2], ["蔷薇", ""])
+    assert not encoder.readable(["蔷薇"])[0]
+    assert [one.number for one in search.search("蔷薇")] == [1]
+    assert search.search("") == search.search("🌸") == []
+
+
+def test_nothing_to_search_in_finds_nothing(encoder):
+    assert TextSearch(encoder, glossary=Glossary.shipped()).search("Betula") == []
+    assert make(encoder).search("Betula", 0) == []
+
+
+def test_what_cannot_be_meant_is_refused(encoder):
+    with pytest.raises(UsageError, match="nothing to search with"):
+        TextSearch(None, words=False)
+    search = make(encoder)
+    for numbers in ([3], [7, 7]):
+        with pytest.raises(UsageError, match="a new number for each text"):
+            search.add(numbers, ["x"] * len(numbers))
+
+    class Pictures:
+        encoder_id, dim, modality = "pictures", 2, "image"
+
+        def encode(self, items):
+            return np.zeros((len(items), 2), np.float32)
+
+    with pytest.raises(UsageError, match="expected an encoder of texts"):
+        TextSearch(Pictures())
