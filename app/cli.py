@@ -26,6 +26,7 @@ from ..offline import cache_dir, switch_off
 # name -> (module:attribute below palyno.app.commands, the first line of its help)
 COMMANDS = {
     "detect": ("detect:detect", "Find, name, measure and count the grains on slides."),
+    "explain": ("explain:explain", "Show why grains were called what they were called."),
     "serve": ("serve:serve", "Open the web page on this machine."),
     "index": ("index:index", "Keep a searchable collection of grains and texts."),
     "search": ("search:search", "Find grains and texts in a collection, by words or by a picture."),

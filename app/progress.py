@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import sys
 import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from types import TracebackType
 
-__all__ = ["Progress", "TerminalProgress", "for_terminal"]
+__all__ = ["Progress", "TerminalProgress", "for_terminal", "steps"]
 
 
 class Progress:
@@ -98,3 +100,17 @@ class TerminalProgress(Progress):
 def for_terminal(quiet: bool = False) -> Progress:
     """A bar if stderr is a terminal, else nothing."""
     return TerminalProgress() if not quiet and sys.stderr.isatty() else Progress()
+
+
+@contextmanager
+def steps(what: str, quiet: bool = False) -> Iterator[Callable[[int, int], None]]:
+    """What to call with the steps done and to do, for a bar if stderr is a terminal, else nothing."""
+    if quiet or not sys.stderr.isatty():
+        yield lambda done, total: None
+        return
+    from rich.console import Console
+    from rich.progress import Progress as Bar
+
+    with Bar(console=Console(stderr=True), transient=True, redirect_stdout=False) as bar:
+        task = bar.add_task(what, total=None)
+        yield lambda done, total: bar.update(task, completed=done, total=total)

@@ -18,7 +18,7 @@ import numpy as np
 from ... import __version__
 from ...data.slides import Slide, slide_from
 from ...errors import UsageError
-from ..naming import Namer
+from ..naming import Namer, at_least_one
 from ..results import Grain, Provenance
 from ..tiles import Grid
 from .attribution import eigen_cam, grad_cam, integrated_gradients
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
     from ..detector import Detector
 
-__all__ = ["METHODS", "Attribution", "Explanation", "explain", "summary"]
+__all__ = ["METHODS", "Attribution", "Explanation", "attributions", "crop_of", "explain", "summary"]
 
 METHODS = ("gradcam", "eigencam", "ig", "edges")
 
@@ -69,10 +69,11 @@ class Explanation:
         found: The network's own box of it.
         taxon: What the detector calls it.
         rank: Rank of the name.
-        confidence: That there is a grain, in the sight.
+        confidence: Of the detector, that there is a grain.
         candidates: The likeliest names with their probabilities.
+        confidence_in_sight: The same confidence where the network is shown no more than the sight.
         explained: The class whose logit the maps explain.
-        logit: That logit.
+        logit: That logit, in the sight.
         stride: Of the level whose place answers for the grain.
         place: Where that place lies, pixels of the slide.
         sight: What the network was shown, `xyxy`, pixels of the slide.
@@ -92,6 +93,7 @@ class Explanation:
     rank: str
     confidence: float
     candidates: tuple[tuple[str, float], ...]
+    confidence_in_sight: float
     explained: str
     logit: float
     stride: int
@@ -148,6 +150,7 @@ def explain(
         UsageError: An argument that cannot be meant, or the network has no box there.
         SlideError: The slide cannot be read.
     """
+    methods = tuple(dict.fromkeys(methods))
     if unknown := [method for method in methods if method not in METHODS]:
         raise UsageError(f"methods: expected some of {', '.join(METHODS)}; got {', '.join(unknown)}")
     if not methods:
@@ -167,7 +170,7 @@ def explain(
         shared = min(tile // 2, detector.metadata.max_grain_px) if overlap is None else overlap
         grid = Grid(slide.width, slide.height, tile, shared)
         sight = sight_of(slide, box, grid, 1.0 if imgsz is None else imgsz / tile, context)
-        crop = _crop(box, sight.window)
+        crop = crop_of(box, sight.window)
         x1, y1, x2, y2 = crop
         picture = slide.read(x1, y1, x2 - x1, y2 - y1)
     finally:
@@ -175,9 +178,15 @@ def explain(
             slide.close()
     place = find_place(opened, sight, box)
     name = Namer(detector.classes, detector.metadata.naming_threshold).names(place.probabilities[None])[0]
-    own = taxon or (name.taxon if name.taxon in dict(name.candidates) else None)
+    sure = float(at_least_one(place.probabilities.clip(0, 1 - 1e-7)))
+    told: Any = grain if isinstance(grain, Grain) else name
+    own = taxon or (told.taxon if told.taxon in dict(told.candidates) else None)
     target = detector.classes.index(own) if own in detector.classes else int(place.probabilities.argmax())
-    maps, left_out, logit = _maps(opened, sight, place, target, methods, layer, crop, box, tolerance)
+    maps, logit = attributions(
+        opened, sight, place, target, methods=methods, layer=layer, crop=crop, box=box, tolerance=tolerance
+    )
+    made = {one.method for one in maps}
+    left_out = tuple((method, f"{detector.name} has no edge path") for method in methods if method not in made)
     arguments = {
         "layer": layer,
         "context": None if math.isinf(context) else float(context),
@@ -191,10 +200,11 @@ def explain(
         grain_id=grain.grain_id if isinstance(grain, Grain) else None,
         box=tuple(round(float(v), 2) for v in box),  # type: ignore[arg-type]
         found=tuple(round(float(v), 2) for v in place.box),  # type: ignore[arg-type]
-        taxon=name.taxon,
-        rank=name.rank,
-        confidence=float(-np.expm1(np.log1p(-place.probabilities.astype(float).clip(0, 1 - 1e-7)).sum())),
-        candidates=name.candidates,
+        taxon=told.taxon,
+        rank=told.rank,
+        confidence=told.confidence if isinstance(told, Grain) else sure,
+        candidates=told.candidates,
+        confidence_in_sight=sure,
         explained=detector.classes[target],
         logit=logit,
         stride=opened.strides[place.level],
@@ -209,24 +219,39 @@ def explain(
     )
 
 
-def _maps(
+def attributions(
     opened: Opened,
     sight: Sight,
     place: Place,
     target: int,
+    *,
     methods: Sequence[str],
     layer: str,
-    crop: tuple[int, int, int, int],
+    crop: Sequence[int],
     box: np.ndarray,
-    tolerance: float,
-) -> tuple[tuple[Attribution, ...], tuple[tuple[str, str], ...], float]:
-    """The maps over the crop, what could not be made, and the logit."""
+    tolerance: float = 0.05,
+) -> tuple[tuple[Attribution, ...], float]:
+    """The maps of one place's logit over a crop; those that the network has not are missing.
+
+    Args:
+        opened: The network.
+        sight: What it is shown.
+        place: Whose logit.
+        target: Of which class.
+        methods: Any of `METHODS`.
+        layer: See `explain`.
+        crop: What the maps cover, `xyxy`, pixels of the slide.
+        box: The grain, `xyxy`, pixels of the slide.
+        tolerance: For `ig`.
+
+    Returns:
+        The maps, and the logit.
+    """
     import torch
 
     image = sight.tensor(opened.device)
     name = opened.layer(layer, place.level)
     found: list[Attribution] = []
-    left_out: list[tuple[str, str]] = []
     with torch.enable_grad():
         look = opened.look(image.clone().requires_grad_(True), [name])
         logit, activations = look.logits[0, target, place.number], look.maps[name][0]
@@ -239,19 +264,18 @@ def _maps(
             found.append(Attribution(method, name, stride, sight.spread(values, stride, crop), {}))
         elif method == "eigencam":
             rows, columns = cells_of(sight, crop, stride, activations.shape[1:])
-            values = np.zeros(activations.shape[1:], np.float32)
-            values[rows, columns] = eigen_cam(activations[:, rows, columns]).cpu().numpy()
+            # Beyond the crop as at its border, so that the border's pixels are between cells of one kind.
+            part = eigen_cam(activations[:, rows, columns]).cpu().numpy()
+            around = [(s.start, n - s.stop) for s, n in zip((rows, columns), activations.shape[1:], strict=True)]
+            values = np.pad(part, around, mode="edge")
             found.append(Attribution(method, name, stride, sight.spread(values, stride, crop), {}))
         elif method == "ig":
             found.append(_integrated(opened, sight, place.number, target, crop, box, tolerance))
         elif method == "edges":
-            levels = opened.edges(image)
-            if not levels:
-                left_out.append((method, f"{type(opened.model).__name__} has no edge path"))
-            for step, level in levels.items():
+            for step, level in opened.edges(image).items():
                 values = sight.spread(level.cpu().numpy(), step, crop)
                 found.append(Attribution(method, f"edge/{step}", step, values, {}))
-    return tuple(found), tuple(left_out), float(logit.detach())
+    return tuple(found), float(logit.detach())
 
 
 def _integrated(
@@ -280,7 +304,7 @@ def _integrated(
     return Attribution("ig", "image", 1, values, figures)
 
 
-def _crop(box: np.ndarray, window: Sequence[int]) -> tuple[int, int, int, int]:
+def crop_of(box: np.ndarray, window: Sequence[int]) -> tuple[int, int, int, int]:
     """A square around the grain, where the window has room for it."""
     side = math.ceil((1 + 2 * MARGIN) * float((box[2:] - box[:2]).max()))
     low = np.round((box[:2] + box[2:] - side) / 2).astype(int)
@@ -315,6 +339,7 @@ def summary(explanation: Explanation) -> dict[str, Any]:
         "taxon": explanation.taxon,
         "rank": explanation.rank,
         "confidence": round(explanation.confidence, 4),
+        "confidence_in_sight": round(explanation.confidence_in_sight, 4),
         "candidates": [{"taxon": name, "probability": p} for name, p in explanation.candidates],
         "explained": explanation.explained,
         "probability": round(explanation.probability, 4),

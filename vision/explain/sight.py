@@ -11,6 +11,7 @@ import numpy as np
 
 from ...data.slides import Slide
 from ...errors import UsageError
+from ..naming import at_least_one
 from ..network import _input
 from ..tiles import STRIDE, Grid, iou_matrix
 from .opened import Opened
@@ -103,7 +104,7 @@ def find_place(opened: Opened, sight: Sight, box: np.ndarray, least: float = 0.1
     limits = np.array(sight.window, float)
     boxes = sight.to_slide(boxes.reshape(-1, 2, 2)).clip(limits[:2], limits[2:]).reshape(-1, 4)
     overlap = iou_matrix(box[None], boxes)[0]
-    confidence = -np.expm1(np.log1p(-probabilities.astype(float).clip(0, 1 - 1e-7)).sum(1))
+    confidence = at_least_one(probabilities.clip(0, 1 - 1e-7))
     same = overlap >= SAME_BOX
     index = int(np.where(same, confidence, -1).argmax()) if same.any() else int(overlap.argmax())
     if overlap[index] < least:

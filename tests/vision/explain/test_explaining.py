@@ -79,8 +79,12 @@ def test_every_grain_is_explained_by_its_own_place(detector, picture, result):
     for grain in result:
         made = explain(detector, picture, grain, methods=["eigencam"], context=math.inf, opened=opened)
         assert np.abs(np.subtract(made.found, grain.box)).max() < 0.1
-        assert made.confidence == pytest.approx(grain.confidence, abs=2e-3)
-        assert made.taxon == grain.taxon
+        assert made.confidence_in_sight == pytest.approx(grain.confidence, abs=2e-3)
+        assert (made.taxon, made.confidence) == (grain.taxon, grain.confidence)
+        assert (
+            explain(detector, picture, grain.box, methods=["eigencam"], context=math.inf, opened=opened).taxon
+            == grain.taxon
+        )
         assert made.grain_id == grain.grain_id
         x, y = made.place
         assert grain.box[0] - 16 < x < grain.box[2] + 16 and grain.box[1] - 16 < y < grain.box[3] + 16
