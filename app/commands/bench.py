@@ -11,11 +11,15 @@ from typing import Any
 import click
 
 from . import options as shared
+from .bench_collection import collection
 
 
 @click.group()
 def bench() -> None:
     """Compare palyno, and its operators, with other ways to do the same."""
+
+
+bench.add_command(collection)
 
 
 @bench.command()

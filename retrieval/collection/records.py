@@ -172,8 +172,9 @@ class Records:
 
     def ids(self, condition: Condition) -> np.ndarray:
         """The ids of the records that pass a filter, ascending, int64."""
-        rows = self._ask(f"SELECT id FROM records WHERE {condition.sql}", condition.values)
-        return np.sort(np.fromiter((row[0] for row in rows), np.int64))
+        # As one text: a row each would take several times as long to come out of the database.
+        listed = self._one(f"SELECT group_concat(id) FROM records WHERE {condition.sql}", condition.values)
+        return np.sort(np.fromstring(listed or "", np.int64, sep=","))
 
     def count(self, condition: Condition) -> int:
         """How many records pass a filter."""
