@@ -1,6 +1,6 @@
 """Search in texts by words, by meaning and by the field's terms at once: `TextSearch`.
 
-    search = TextSearch(TextEncoder())
+    search = TextSearch(TextEncoder(), glossary=Glossary.shipped())
     search.add([1, 2], ["Triporate grains with a smooth wall.", "Bisaccate, very large."])
     search.search("dreiporiger Pollen ohne Luftsäcke", k=10)        # [Found(number=1, ...), ...]
 
@@ -55,7 +55,7 @@ class TextSearch:
     Args:
         encoder: For the ranking by meaning; None leaves it out.
         words: Whether there is a ranking by words.
-        glossary: None searches for what is written and no more.
+        glossary: Such as `Glossary.shipped()`; None searches for what is written and no more.
         vector_weight: Of the ranking by meaning, where that by words has 1.
 
     Raises:
