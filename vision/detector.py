@@ -33,13 +33,15 @@ from ..data.slides import Slide, slide_from
 from ..errors import InputError, SlideError, UsageError
 from .naming import Name, Namer
 from .network import Found, Network, choose_device
-from .results import Provenance, SlideResult
+from .results import Grain, Provenance, SlideResult
 from .runtimes import is_exported, open_exported
 from .tiles import Grid, Tile, cut, reconcile
 from .weights import Metadata, find_model, load_weights, shipped_models
 
 if TYPE_CHECKING:
     from PIL import Image
+
+    from .explain import Explanation
 
 __all__ = ["FLAGS", "Detector", "load"]
 
@@ -232,6 +234,24 @@ class Detector:
         if on_error not in ("raise", "skip"):
             raise UsageError(f"on_error: expected raise or skip, got {on_error!r}")
         return self._many(images, on_error == "skip", arguments)
+
+    def explain(
+        self, image: str | Path | np.ndarray | Image.Image | Slide, grain: Grain | Sequence[float], **options: Any
+    ) -> Explanation:
+        """Why a grain was called what it was called: maps of what in the picture speaks for the name.
+
+        Args:
+            image: As `detect` takes it.
+            grain: One of a result's, or a box `xyxy` in pixels of the slide.
+            **options: For `palyno.vision.explain.explain`: methods, layer, taxon, context and others.
+
+        Raises:
+            UsageError: An argument that cannot be meant, or the network has no box there.
+            SlideError: The slide cannot be read.
+        """
+        from .explain import explain
+
+        return explain(self, image, grain, **options)
 
     def _many(self, images: Iterable[Any], skip: bool, arguments: dict[str, Any]) -> Iterator[SlideResult]:
         for image in images:

@@ -66,7 +66,7 @@ def test_layers_of_ultralytics_networks_are_those_of_their_tables():
 
 def test_opening_leaves_the_detector_as_it_is(detector, picture, result):
     before = copy.deepcopy(detector.network.model.state_dict())
-    explain(detector, picture, result[0], methods=CAMS)
+    detector.explain(picture, result[0], methods=CAMS)
     assert all(torch.equal(value, before[name]) for name, value in detector.network.model.state_dict().items())
     assert all(p.grad is None for p in detector.network.model.parameters())
     again = detector.detect(picture, conf=0.25)
