@@ -33,6 +33,7 @@ __all__ = ["FUSED", "MEASURES", "SYSTEMS", "bench_retrieval", "read_document", "
 FORMAT = "palyno-bench-retrieval-text-1"
 
 MEASURES = ("ndcg@10", "recall@10", "mrr@10")
+LABELS = dict(zip(MEASURES, ("nDCG@10", "Recall@10", "MRR@10"), strict=True))
 
 # Name -> (vectors, words, glossary).
 SYSTEMS = {
@@ -59,7 +60,7 @@ def bench_retrieval(
     """Measures search in texts.
 
     Args:
-        split: Of the judgements; of the shipped set `dev` or `test`.
+        split: Of the judgements; of the shipped set `dev`, `test` or `atlas`.
         folder: A data set in BEIR's format; None takes the shipped one.
         systems: Which of `SYSTEMS`.
         encoder: Of sentences; None takes the shipped one.
@@ -189,16 +190,17 @@ def read_document(file: str | Path) -> dict[str, Any]:
 
 
 def render(document: Document, page: str | Path) -> None:
-    """Writes the tables between `<!-- bench:text -->` and `<!-- /bench:text -->` of a page.
+    """Writes the tables between `<!-- bench:text-SPLIT -->` and `<!-- /bench:text-SPLIT -->` of a page.
 
     Raises:
         UsageError: The page does not have the marks once.
     """
     page = Path(page)
     text = page.read_text(encoding="utf-8")
-    pattern = re.compile(r"(<!-- bench:text -->\n).*?(<!-- /bench:text -->)", re.DOTALL)
+    mark = f"bench:text-{document['split']}"
+    pattern = re.compile(rf"(<!-- {re.escape(mark)} -->\n).*?(<!-- /{re.escape(mark)} -->)", re.DOTALL)
     if len(pattern.findall(text)) != 1:
-        raise UsageError(f"{page}: expected one pair of marks, <!-- bench:text --> and <!-- /bench:text -->")
+        raise UsageError(f"{page}: expected one pair of marks, <!-- {mark} --> and <!-- /{mark} -->")
     write_text(page, pattern.sub(lambda match: f"{match[1]}{tables(document)}\n{match[2]}", text))
 
 
@@ -219,7 +221,7 @@ def tables(document: Document) -> str:
         ),
     ]
     for field in ("kind", "language"):
-        if groups := systems[0][field]:
+        if len(groups := systems[0][field]) > 1:
             header = ["nDCG@10 by " + field, *(f"{name} ({group['queries']})" for name, group in groups.items())]
             lines = [[row["system"], *(f"{group[first]:.3f}" for group in row[field].values())] for row in systems]
             parts.append(_table(header, lines))
@@ -242,7 +244,7 @@ def _pair(pair: Mapping[str, Any]) -> list[str]:
     difference = f"{over['difference']:+.3f} ({over['low']:+.3f} to {over['high']:+.3f})"
     counts = " / ".join(str(over[key]) for key in ("wins", "losses", "ties"))
     ps = (over["p"], over["p_holm"], pair["queries"]["p"])
-    return [pair["b"], pair["measure"].replace("ndcg", "nDCG"), difference, counts, *(f"{p:.4f}" for p in ps)]
+    return [pair["b"], LABELS[pair["measure"]], difference, counts, *(f"{p:.4f}" for p in ps)]
 
 
 def _limits(values: Sequence[float]) -> str:

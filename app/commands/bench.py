@@ -217,7 +217,9 @@ def kernels(
 
 @bench.command()
 @click.argument("folder", required=False, type=click.Path(exists=True, file_okay=False, path_type=Path))
-@click.option("--split", default="test", show_default=True, help="Of the judgements; the shipped set has dev and test.")
+@click.option(
+    "--split", default="test", show_default=True, help="Of the judgements; the shipped set has dev, test, atlas."
+)
 @click.option(
     "--render",
     "document",

@@ -1,8 +1,10 @@
 """`palyno bench retrieval`: figures that can be recomputed, and the page made of them."""
 
 import json
+from pathlib import Path
 
 import numpy as np
+import palyno
 import pytest
 from click.testing import CliRunner
 from palyno import InputError, UsageError
@@ -63,7 +65,7 @@ def test_pairs_are_over_questions_and_corrected(document):
 
 def test_the_page_has_every_system_and_only_the_marked_place_changes(document, tmp_path):
     page = tmp_path / "page.md"
-    page.write_text("before\n<!-- bench:text -->\nold\n<!-- /bench:text -->\nafter\n", encoding="utf-8")
+    page.write_text("before\n<!-- bench:text-dev -->\nold\n<!-- /bench:text-dev -->\nafter\n", encoding="utf-8")
     render(document, page)
     text = page.read_text(encoding="utf-8")
     assert text.startswith("before\n") and text.endswith("after\n") and "old" not in text and tables(document) in text
@@ -86,17 +88,13 @@ def test_a_data_set_of_ones_own_is_measured(tmp_path):
     assert "| BM25 | 1.000 |" in tables(document)
 
 
-def test_shipped_figures_are_of_this_set_and_on_the_page():
-    from palyno.data.taxa import __file__ as inside
-
-    root = __import__("pathlib").Path(inside).parents[1]
-    document = read_document(root / "docs" / "results" / "retrieval_text.json")
-    task = read_pollen("test")
-    assert (document["split"], document["queries"], document["documents"]) == (
-        "test",
-        len(task.queries),
-        len(task.corpus),
-    )
+@pytest.mark.parametrize("split", ["test", "atlas"])
+def test_shipped_figures_are_of_this_set_and_on_the_page(split):
+    root = Path(palyno.__file__).parent
+    name = "retrieval_text.json" if split == "test" else f"retrieval_text_{split}.json"
+    document, task = read_document(root / "docs" / "results" / name), read_pollen(split)
+    sizes = {"split": split, "queries": len(task.queries), "documents": len(task.corpus)}
+    assert {key: document[key] for key in sizes} == sizes
     assert [row["system"] for row in document["systems"]] == list(SYSTEMS)
     assert tables(document) in (root / "docs" / "retrieval.md").read_text(encoding="utf-8")
 

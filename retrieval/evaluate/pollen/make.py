@@ -1,8 +1,9 @@
-"""Makes the test set from its two tables: `python -m palyno.retrieval.evaluate.pollen.make`.
+"""Makes the test set from its tables: `python -m palyno.retrieval.evaluate.pollen.make`.
 
 `taxa.csv` says what is known of each pollen type (tags, size) and describes it in words; `intents.csv` what is asked
 (tags that must be there, after `!` not there, with `/` any of them; `=` one type by name) and how people put it. What
 is relevant follows from the tags alone: nobody judged a document by its words, and no system had a part in it.
+`atlas.csv` has texts by other hands, each on one type.
 """
 
 from __future__ import annotations
@@ -24,7 +25,11 @@ SIZES = {"verysmall": (0, 10), "small": (10, 25), "medium": (25, 50), "large": (
 
 
 def build() -> dict[str, str]:
-    """File name -> content, in BEIR's format."""
+    """File name -> content, in BEIR's format.
+
+    Raises:
+        InputError: A question that no type answers, or one that names what is not there.
+    """
     taxa, intents = list(_rows("taxa.csv")), list(_rows("intents.csv"))
     tags = {row["id"]: tags_of(row) for row in taxa}
     corpus = []
@@ -33,7 +38,7 @@ def build() -> dict[str, str]:
         text = f"{row['text']} {row['um_min']}–{row['um_max']} µm."
         corpus.append({"_id": row["id"], "title": title, "text": text, "metadata": {"sources": row["sources"].split()}})
     queries: list[dict[str, object]] = []
-    qrels: dict[str, list[str]] = {"dev": [], "test": []}
+    qrels: dict[str, list[str]] = {"dev": [], "test": [], "atlas": []}
     for row in intents:
         found = relevant(row["asks"], tags)
         if not found:
@@ -44,6 +49,10 @@ def build() -> dict[str, str]:
                 about = {"kind": row["kind"], "language": language, "asks": row["asks"]}
                 queries.append({"_id": name, "text": row[language], "metadata": about})
                 qrels[split_of(row["asks"])] += [f"{name}\t{document}\t1" for document in found]
+    for number, row in enumerate(_rows("atlas.csv"), 1):
+        name, about = f"a{number:02}", {"kind": row["kind"], "language": "en", "asks": row["asks"]}
+        queries.append({"_id": name, "text": row["en"], "metadata": about})
+        qrels["atlas"] += [f"{name}\t{document}\t1" for document in relevant(row["asks"], tags)]
     files = {f"{name}.jsonl": _lines(map(_json, rows)) for name, rows in (("corpus", corpus), ("queries", queries))}
     return files | {
         f"qrels/{split}.tsv": _lines(["query-id\tcorpus-id\tscore", *rows]) for split, rows in qrels.items()
