@@ -8,8 +8,8 @@ finds them in a text, the longest first:
     [('triporate', False), ('echinate', True)]
 
 From that come the texts that are indexed and searched: the term's own English word is added to the text of a document,
-with the broader terms, and to that of a query. Documents that have what a query says it does not want can be told by
-`clashes`. A word is negated if a `not`, `without`, `ohne`, `sin`, `sans` or the like stands before it in its clause.
+with the broader terms, and to that of a query. A document does not fit where its `concepts` have one of the query's
+`unwanted`. A word is negated if a `not`, `without`, `ohne`, `sin`, `sans` or the like stands before it in its clause.
 
 The wordings and meanings are our own. Where a term can be looked up, the column `sources` says: H2018 Halbritter et al.
 2018, Illustrated Pollen Terminology; P2007 Punt et al. 2007, Rev. Palaeobot. Palynol. 143, 1 (with Hoen 1999); PW the
@@ -178,10 +178,6 @@ class Glossary:
         unwanted = frozenset(mention.term for mention in mentions if mention.negated) - set(wanted)
         whole = text if not unwanted else "".join([*kept, plain[at:]])
         return Query(whole.strip(), wanted, unwanted, tuple(self.glosses.get(term) or term for term in wanted))
-
-    def clashes(self, query: Query, concepts: Iterable[str]) -> bool:
-        """Whether a document that says these concepts has one that the query does not want."""
-        return not query.unwanted.isdisjoint(concepts)
 
     def _mentions(self, text: str) -> Iterator[Mention]:
         words = list(_WORD.finditer(text))

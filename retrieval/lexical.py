@@ -69,7 +69,7 @@ class Lexicon:
         """Adds documents.
 
         Args:
-            numbers: One an text, whole, not yet there.
+            numbers: One a text, whole, not yet there.
             texts: Of any length; one without words is kept and never found.
 
         Raises:

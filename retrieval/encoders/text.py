@@ -97,7 +97,10 @@ class TextEncoder:
 
     @cached_property
     def network(self) -> MiniLM:
-        """The network in PyTorch, on the CPU, to open and build on; `encode` runs it where `runtime` is `torch`."""
+        """The network in PyTorch, on the CPU, to open and build on; `encode` runs it where `runtime` is `torch`.
+
+        Vectors of a network that was changed are others: never store them under this encoder's id.
+        """
         from .text_model import MiniLM
 
         with self._lock:
@@ -214,7 +217,7 @@ def _spans(words: Sequence[int]) -> Iterator[tuple[int, int]]:
 
 def _filled(rows: Sequence[Sequence[int]]) -> tuple[np.ndarray, np.ndarray]:
     """Pieces between their marks, filled up to the longest, and a mask of what is there: both (n, length) int64."""
-    begin, end = 101, 102
+    begin, end = 101, 102  # [CLS], [SEP]
     length = max(map(len, rows)) + 2
     pieces, mask = np.zeros((2, len(rows), length), np.int64)
     for i, row in enumerate(rows):
