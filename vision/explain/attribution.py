@@ -8,6 +8,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from itertools import pairwise
 from typing import NamedTuple
 
 import torch
@@ -43,11 +44,11 @@ def eigen_cam(activations: torch.Tensor) -> torch.Tensor:
     Returns:
         (H, W).
     """
-    matrix = activations.flatten(1).T.double()
+    matrix = activations.flatten(1).T.cpu().double()
     # The eigenvector of the small channels x channels matrix is the singular vector.
     _, vectors = torch.linalg.eigh(matrix.T @ matrix)
     projection = matrix @ vectors[:, -1]
-    return (projection if projection.sum() >= 0 else -projection).reshape(activations.shape[1:]).to(activations.dtype)
+    return (projection if projection.sum() >= 0 else -projection).reshape(activations.shape[1:]).to(activations)
 
 
 class Integral(NamedTuple):
@@ -66,7 +67,16 @@ class Integral(NamedTuple):
     @property
     def error(self) -> float:
         """How far the sum of the values is from the difference, as a share of the difference."""
-        return abs(float(self.values.double().sum()) - self.difference) / max(abs(self.difference), 1e-12)
+        return abs(float(self.values.cpu().double().sum()) - self.difference) / max(abs(self.difference), 1e-12)
+
+
+class _Node(NamedTuple):
+    """A place on the path: its share of the way, the score, the slope along the way, and the gradient."""
+
+    share: float
+    score: float
+    slope: float
+    gradient: torch.Tensor
 
 
 def integrated_gradients(
@@ -75,22 +85,24 @@ def integrated_gradients(
     baseline: torch.Tensor,
     *,
     tolerance: float = 0.05,
-    steps: int = 16,
+    steps: int = 8,
     most: int = 128,
     batch: int = 1,
 ) -> Integral:
     """(x - x') times the mean gradient along the straight path from x' to x, by the trapezoidal rule.
 
-    The number of steps doubles, and no step is done twice, until the values sum up to f(x) - f(x') within the
-    tolerance, which is the paper's axiom of completeness.
+    The paper's axiom of completeness says where the rule is not fine enough: over every interval the gradients must sum
+    up to the change of the score. The quarter of the intervals that miss it most are halved until, all in all, the
+    values miss f(x) - f(x') by no more than the tolerance. A network decides within a small part of the path; equal
+    steps would spend most of their work elsewhere.
 
     Args:
         score: (B, *shape) to (B,), differentiable.
         x: The input, `shape`.
         baseline: What the path starts from, `shape`.
         tolerance: Largest share of f(x) - f(x') that the sum may be off.
-        steps: Intervals to begin with.
-        most: Intervals to end with, whatever the error.
+        steps: Equal intervals to begin with.
+        most: Intervals to end with, whatever the error. The gradient at each of their ends is kept meanwhile.
         batch: Inputs at once.
 
     Raises:
@@ -101,26 +113,33 @@ def integrated_gradients(
     if not 1 <= steps <= most:
         raise UsageError(f"steps: expected from 1 to {most}; got {steps}")
     way = x - baseline
+    # Sums over many pixels; Apple's GPUs have no double precision.
+    precise = torch.float32 if x.device.type == "mps" else torch.float64
 
-    def gradients(places: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Sum of the gradients at shares of the way, and the scores there."""
-        total, scores = torch.zeros_like(x, dtype=torch.float64), []
-        for some in places.split(batch):
-            inputs = baseline + some.to(x).reshape(-1, *[1] * x.ndim) * way
+    def visit(shares: list[float]) -> list[_Node]:
+        found = []
+        for i in range(0, len(shares), batch):
+            some = torch.tensor(shares[i : i + batch]).to(x).reshape(-1, *[1] * x.ndim)
+            inputs = (baseline + some * way).requires_grad_(True)
             with torch.enable_grad():
-                made = score(inputs.requires_grad_(True))
-                (slope,) = torch.autograd.grad(made.sum(), inputs)
-            total += slope.sum(0, dtype=torch.float64)
-            scores.append(made.detach())
-        return total, torch.cat(scores)
+                scores = score(inputs)
+                (gradients,) = torch.autograd.grad(scores.sum(), inputs)
+            slopes = (gradients.to(precise) * way.to(precise)).flatten(1).sum(1)
+            rows = zip(shares[i:], scores.tolist(), slopes.tolist(), gradients, strict=False)
+            found += [_Node(*row) for row in rows]
+        return found
 
-    total, ends = gradients(torch.tensor([0.0, 1.0]))
-    total, difference = total / 2, float(ends[1].double() - ends[0].double())
-    if steps > 1:
-        total = total + gradients(torch.arange(1, steps) / steps)[0]
+    nodes = visit([i / steps for i in range(steps + 1)])
+    difference = nodes[-1].score - nodes[0].score
     while True:
-        made = Integral((way.double() * total / steps).to(x.dtype), difference, steps)
-        if made.error <= tolerance or 2 * steps > most:
-            return made
-        total = total + gradients((torch.arange(steps) + 0.5) / steps)[0]
-        steps *= 2
+        missed = [b.score - a.score - (b.share - a.share) * (a.slope + b.slope) / 2 for a, b in pairwise(nodes)]
+        if abs(sum(missed)) <= tolerance * abs(difference) or len(missed) >= most:
+            break
+        worst = sorted(range(len(missed)), key=lambda i: -abs(missed[i]))
+        halved = worst[: min(max(1, len(missed) // 4), most - len(missed))]
+        nodes += visit([(nodes[i].share + nodes[i + 1].share) / 2 for i in halved])
+        nodes.sort(key=lambda node: node.share)
+    total = torch.zeros_like(x, dtype=precise)
+    for a, b in pairwise(nodes):
+        total += (b.share - a.share) / 2 * (a.gradient.to(precise) + b.gradient.to(precise))
+    return Integral((way.to(precise) * total).to(x.dtype), difference, len(nodes) - 1)

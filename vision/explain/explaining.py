@@ -297,7 +297,7 @@ def _integrated(
     )
     figures = {
         "difference": round(made.difference, 5),
-        "sum": round(float(made.values.double().sum()), 5),
+        "sum": round(float(made.values.cpu().double().sum()), 5),
         "steps": made.steps,
     }
     values = sight.spread(made.values.sum(0).float().cpu().numpy(), 1, crop)

@@ -78,6 +78,16 @@ def test_values_sum_up_to_the_difference_and_batches_do_not_matter(batch):
     assert (blind.values[2] == 0).all()
 
 
+def test_steps_go_where_the_score_changes():
+    """All of the change within a hundredth of the way: equal steps that saw it as well would be some 400."""
+    made = integrated_gradients(lambda b: torch.sigmoid(1000 * (b - 0.37)).sum(1), torch.ones(1), torch.zeros(1))
+    assert made.error <= 0.05
+    assert made.steps < 64
+    equal = torch.linspace(0, 1, 65)
+    slope = 1000 * torch.sigmoid(1000 * (equal - 0.37)) * torch.sigmoid(-1000 * (equal - 0.37))
+    assert abs(float(torch.trapezoid(slope, equal)) - 1) > 0.05
+
+
 def test_a_path_that_stays_inexact_ends():
     """A step function: half of the nodes see no slope, whatever their number."""
     made = integrated_gradients(lambda b: torch.tanh(1e6 * (b - 0.37)).sum(1), torch.ones(1), torch.zeros(1), most=32)
