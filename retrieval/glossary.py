@@ -29,7 +29,7 @@ from functools import cache
 from importlib.resources import files
 from itertools import pairwise
 
-from ..errors import InputError
+from ..errors import InputError, UsageError
 from .words import folded
 
 __all__ = ["LANGUAGES", "Glossary", "Mention", "Query"]
@@ -133,17 +133,27 @@ class Glossary:
 
     @staticmethod
     @cache
-    def shipped() -> Glossary:
-        """The glossary that ships, taxa and their families included."""
+    def shipped(languages: tuple[str, ...] = LANGUAGES) -> Glossary:
+        """The glossary that ships, taxa and their families included.
+
+        Args:
+            languages: Those whose wordings are known. A word may be one thing in one language and another in the next
+                (`pin` is a pine in French), so texts whose language is known are read better in that one alone.
+
+        Raises:
+            UsageError: There is no such language.
+        """
+        if not languages or set(languages) - set(LANGUAGES):
+            raise UsageError(f"languages: expected some of {', '.join(LANGUAGES)}, got {languages!r}")
         wordings: dict[str, list[str]] = {}
         broader, glosses = {}, {}
         for row in _rows("glossary.csv"):
-            wordings[row["term"]] = _wordings(row)
+            wordings[row["term"]] = _wordings(row, languages)
             glosses[row["term"]] = row["gloss"]
             if row["broader"]:
                 broader[row["term"]] = row["broader"]
         for row in _rows("names.csv"):
-            wordings[row["taxon"]] = _wordings(row)
+            wordings[row["taxon"]] = _wordings(row, languages)
             if row["family"] and row["family"] != row["taxon"]:
                 broader[row["taxon"]] = row["family"]
         return Glossary(wordings, broader, glosses)
@@ -219,8 +229,8 @@ def _fits(pattern: str, word: str) -> bool:
     return word.startswith(pattern[:-1]) if pattern.endswith("*") else word == pattern
 
 
-def _wordings(row: Mapping[str, str]) -> list[str]:
-    return [way for language in LANGUAGES for way in row[language].split("|") if way.strip()]
+def _wordings(row: Mapping[str, str], languages: Sequence[str]) -> list[str]:
+    return [way for language in languages for way in row[language].split("|") if way.strip()]
 
 
 def _rows(name: str) -> Iterator[dict[str, str]]:

@@ -56,6 +56,8 @@ class TextSearch:
         encoder: For the ranking by meaning; None leaves it out.
         words: Whether there is a ranking by words.
         glossary: Such as `Glossary.shipped()`; None searches for what is written and no more.
+        document_glossary: To read documents with, such as `Glossary.shipped(("en",))` where all are in English; None
+            takes `glossary`.
         vector_weight: Of the ranking by meaning, where that by words has 1.
 
     Raises:
@@ -68,13 +70,17 @@ class TextSearch:
         *,
         words: bool = True,
         glossary: Glossary | None = None,
+        document_glossary: Glossary | None = None,
         vector_weight: float = VECTOR_WEIGHT,
     ):
         if encoder is None and not words:
             raise UsageError("expected an encoder, or words=True, got neither: there would be nothing to search with")
+        if document_glossary is not None and glossary is None:
+            raise UsageError("document_glossary: expected a glossary for queries, too, got none")
         if encoder is not None and encoder.modality != "text":
             raise UsageError(f"{encoder.encoder_id}: expected an encoder of texts, got one of {encoder.modality}s")
         self.encoder, self.glossary, self.vector_weight = encoder, glossary, vector_weight
+        self._reader = document_glossary or glossary
         self._lexicon = Lexicon() if words else None
         self._concepts: dict[int, frozenset[str]] = {}
         self._vectors: dict[int, np.ndarray] = {}
@@ -96,14 +102,14 @@ class TextSearch:
                 f"expected a new number for each text, got {len(numbers)} for {len(texts)}, taken: {taken}"
             )
         if self._lexicon is not None:
-            self._lexicon.add(numbers, [self.glossary.document(text) if self.glossary else text for text in texts])
+            self._lexicon.add(numbers, [self._reader.document(text) if self._reader else text for text in texts])
         if self.encoder is not None:
             fits = _readable(self.encoder, texts)
             vectors = self.encoder.encode([text for text, fit in zip(texts, fits, strict=True) if fit])
             known = [number for number, fit in zip(numbers, fits, strict=True) if fit]
             self._vectors |= dict(zip(known, vectors, strict=True))
         for number, text in zip(numbers, texts, strict=True):
-            self._concepts[number] = self.glossary.concepts(text) if self.glossary else frozenset()
+            self._concepts[number] = self._reader.concepts(text) if self._reader else frozenset()
 
     def remove(self, numbers: Iterable[int]) -> int:
         """Removes documents; returns how many of the numbers were there."""

@@ -46,6 +46,16 @@ def test_terms_are_found_in_other_languages_and_what_is_not_wanted_comes_last(en
     assert search.search("conifère sans ballonnets")[0].number == 9
 
 
+def test_documents_of_a_known_language_are_not_misread_by_another(encoder):
+    """`Sapindaceae` starts like the French for a fir."""
+    found = {}
+    for languages in (("en", "fr"), ("en",)):
+        search = TextSearch(None, glossary=Glossary.shipped(), document_glossary=Glossary.shipped(languages))
+        search.add([1, 2], ["Maple, Sapindaceae.", "Silver fir, Pinaceae."])
+        found[languages] = [one.number for one in search.search("Weißtanne")]
+    assert set(found["en", "fr"]) == {1, 2} and found["en",] == [2]
+
+
 @pytest.mark.parametrize(("vectors", "words"), [(True, False), (False, True)])
 def test_each_ranking_stands_alone(encoder, vectors, words):
     search = make(encoder if vectors else None, words=words)
@@ -77,6 +87,10 @@ def test_nothing_to_search_in_finds_nothing(encoder):
 def test_what_cannot_be_meant_is_refused(encoder):
     with pytest.raises(UsageError, match="nothing to search with"):
         TextSearch(None, words=False)
+    with pytest.raises(UsageError, match="a glossary for queries, too"):
+        TextSearch(encoder, document_glossary=Glossary.shipped())
+    with pytest.raises(UsageError, match="languages: expected some of en, de, es, fr"):
+        Glossary.shipped(("it",))
     search = make(encoder)
     for numbers in ([3], [7, 7]):
         with pytest.raises(UsageError, match="a new number for each text"):
