@@ -18,6 +18,7 @@ import shutil
 import tempfile
 import time
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -200,10 +201,12 @@ def _filters(taxa: np.ndarray) -> dict[str, list[Filter]]:
         "half the records, whatever they are": [("width_um > 50", lambda c: c["width"] > 50)] * len(taxa),
         "a fifth of the records, whatever they are": [("slide < 'slide 040'", lambda c: c["slide"] < 40)] * len(taxa),
         "a twentieth of the records": [("slide < 'slide 010'", lambda c: c["slide"] < 10)] * len(taxa),
-        "the query's own taxon": [
-            (f"taxon = 'taxon {taxon}'", lambda c, taxon=taxon: c["taxon"] == taxon) for taxon in taxa.tolist()
-        ],
+        "the query's own taxon": [(f"taxon = 'taxon {taxon}'", partial(_is_taxon, taxon)) for taxon in taxa.tolist()],
     }
+
+
+def _is_taxon(taxon: int, columns: dict[str, np.ndarray]) -> np.ndarray:
+    return columns["taxon"] == taxon
 
 
 def _search(

@@ -95,6 +95,10 @@ class VectorBackend(Protocol):
         """What is wrong with it; nothing if it is sound."""
         ...
 
+    def close(self) -> None:
+        """Gives back what it holds; it is not used any more."""
+        ...
+
 
 def merge(parts: Sequence[Found], k: int) -> Found:
     """The nearest among the nearest of several parts that share no id.

@@ -135,6 +135,7 @@ class Generation:
         """Closes its files; what was not committed is dropped."""
         for space in self.spaces.values():
             space.store.rollback()
+            space.backend.close()
         self.records.close()
         if self.working:
             with suppress(OSError):

@@ -174,6 +174,9 @@ class FaissBackend:
             ]
         return faults
 
+    def close(self) -> None:
+        """Nothing: memory goes with the object."""
+
     def _one(self, query: np.ndarray, k: int, selection: Selection, exact: bool) -> Found:
         if k <= 0:
             return Found(np.empty(0, np.int64), np.empty(0, np.float32), "nothing to compare", True)

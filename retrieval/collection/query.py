@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
+from dataclasses import dataclass
+from functools import cache
 from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ...errors import PalynoError, RejectedModelError, UsageError
+from ...errors import PalynoError, RejectedModelError, UnknownModelError, UsageError
 from ..encoders import Encoder
+from .backend import Found
 from .record import Record, nfc
 from .vectors import as_vectors
 
@@ -22,7 +25,10 @@ if TYPE_CHECKING:
 __all__ = ["Asked", "ask", "check_encoder", "encode", "fitting_encoders", "reasons", "shipped_encoders"]
 
 # The encoders that ship, by what they read; imported when first needed.
-_SHIPPED = {"text": ("..encoders.text:TextEncoder",), "image": ("..encoders.image:ImageEncoder",)}
+_SHIPPED = {
+    "text": ("..encoders.text:TextEncoder", "..matching.matcher:WordsEncoder"),
+    "image": ("..encoders.image:ImageEncoder",),
+}
 
 _WORD = re.compile(r"[^\W\d_]{3,}")
 _COMMON = frozenset(
@@ -30,17 +36,21 @@ _COMMON = frozenset(
 )
 
 
+@dataclass(frozen=True, eq=False)
 class Asked:
     """A query, ready to be searched for.
 
     Attributes:
         space: The space that it belongs to.
         vector: (1, dim) float32.
-        words: Its words, where it has any.
+        words: What it says, where it has words.
+        encoder: What encoded it; None for a vector.
     """
 
-    def __init__(self, space: Space, vector: np.ndarray, words: frozenset[str] = frozenset()) -> None:
-        self.space, self.vector, self.words = space, vector, words
+    space: Space
+    vector: np.ndarray
+    words: str = ""
+    encoder: Encoder | None = None
 
 
 def ask(query: Any, encoder: Encoder | str | None, spaces: Mapping[str, Space], encoders: Sequence[Encoder]) -> Asked:
@@ -60,7 +70,6 @@ def ask(query: Any, encoder: Encoder | str | None, spaces: Mapping[str, Space], 
     if isinstance(query, np.ndarray) and query.ndim == 1:
         return _ask_vector(query, encoder, spaces)
     modality = "text" if isinstance(query, str) else "image"
-    words = frozenset(_words(query)) if isinstance(query, str) else frozenset()
     if isinstance(encoder, str):
         found = [one for one in _choices(modality, encoders) if one.encoder_id == encoder]
         if not found:
@@ -71,7 +80,7 @@ def ask(query: Any, encoder: Encoder | str | None, spaces: Mapping[str, Space], 
     if encoder.modality != modality:
         raise UsageError(f"{encoder.encoder_id}: expected {encoder.modality} to encode, got {modality}")
     space = _space(encoder.encoder_id, spaces)
-    return Asked(space, encode(encoder, [query]), words)
+    return Asked(space, encode(encoder, [query]), query if isinstance(query, str) else "", encoder)
 
 
 def encode(encoder: Encoder, items: Sequence[Any]) -> np.ndarray:
@@ -92,11 +101,21 @@ def check_encoder(encoder: Any) -> Encoder:
 
 
 def shipped_encoders(modality: str) -> Iterator[Encoder]:
-    """The encoders that ship and can be loaded here."""
+    """The encoders that ship, one of texts first; those whose weights are not installed are passed over."""
     for place in _SHIPPED[modality]:
         module, name = place.split(":")
-        with suppress(ImportError, AttributeError):
-            yield getattr(import_module(module, __package__), name)()
+        try:
+            kind = getattr(import_module(module, __package__), name)
+        except (ImportError, AttributeError):
+            continue
+        with suppress(UnknownModelError):
+            yield _made(kind)
+
+
+@cache
+def _made(kind: Callable[[], Encoder]) -> Encoder:
+    # Weights are read and hashed once, not at each search.
+    return kind()
 
 
 def fitting_encoders(modality: str, spaces: Iterable[str], encoders: Sequence[Encoder]) -> list[Encoder]:
@@ -105,11 +124,21 @@ def fitting_encoders(modality: str, spaces: Iterable[str], encoders: Sequence[En
     return [choices[encoder_id] for encoder_id in spaces if encoder_id in choices]
 
 
-def reasons(asked: Asked, record: Record, how: str) -> tuple[str, ...]:
-    """Why a record answers a query, in words."""
-    shared = asked.words & {word for text in (record.taxon, record.text) if text for word in _words(text)}
-    said = [f"shares {', '.join(sorted(shared))}"] if shared else []
-    return (*said, f"near in {asked.space.entry.encoder_id}: {how}")
+def reasons(asked: Asked, found: Found, records: Sequence[Record]) -> list[tuple[str, ...]]:
+    """Why each record answers a query, in words; how the space was searched comes last.
+
+    An encoder that can say more has `explain(query, vectors)`, which gives the reasons of each vector.
+    """
+    said: list[tuple[str, ...]] = [()] * len(records)
+    explain = getattr(asked.encoder, "explain", None)
+    if explain and asked.words and records:
+        said = [tuple(more) for more in explain(asked.words, asked.space.backend.vectors(found.ids))]
+    words = set(_words(asked.words))
+    how = f"near in {asked.space.entry.encoder_id}: {found.how}"
+    for i, record in enumerate(records):
+        shared = words & {word for text in (record.taxon, record.text) if text for word in _words(text)}
+        said[i] = (*([f"shares {', '.join(sorted(shared))}"] if shared else []), *said[i], how)
+    return said
 
 
 def _ask_vector(query: np.ndarray, encoder: Encoder | str | None, spaces: Mapping[str, Space]) -> Asked:

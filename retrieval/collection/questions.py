@@ -71,17 +71,11 @@ class Questions:
             asked = ask(query, encoder, self._generation.spaces, self._encoders)
             within = None if where is None else self._select(asked.space, condition)
             found = asked.space.backend.search(asked.vector, int(k), within=within, exact=exact)[0]
-            records = self._generation.records.get(found.ids)
-        return [
-            Hit(
-                i,
-                min(1.0, max(-1.0, score)),
-                records[i],
-                asked.space.entry.encoder_id,
-                reasons(asked, records[i], found.how),
-            )
-            for i, score in zip(found.ids.tolist(), found.scores.tolist(), strict=True)
-        ]
+            there = self._generation.records.get(found.ids)
+            records = [there[i] for i in found.ids.tolist()]
+            why = reasons(asked, found, records)
+        rows = zip(found.ids.tolist(), np.clip(found.scores, -1, 1).tolist(), records, why, strict=True)
+        return [Hit(i, score, record, asked.space.entry.encoder_id, said) for i, score, record, said in rows]
 
     def near_duplicates(
         self, threshold: float = 0.98, *, encoder: Encoder | str | None = None, where: Where = None

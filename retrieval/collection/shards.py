@@ -102,6 +102,11 @@ class ShardedBackend:
                 faults.append([f"shard {i}: holds vectors of another"])
         return [fault for part in faults for fault in part]
 
+    def close(self) -> None:
+        """Closes every shard."""
+        self._each(lambda i, shard: shard.close())
+        self._pool.shutdown()
+
     def _owners(self, ids: np.ndarray) -> np.ndarray:
         return np.asarray(ids, np.int64) % len(self.shards)
 
@@ -150,7 +155,8 @@ def make_shards(dim: int, shards: int, engine: str) -> list[Any]:
         raise PalynoError("ray is not installed: install palyno[ray], or use engine='local'") from error
     if not ray.is_initialized():
         ray.init(include_dashboard=False, log_to_driver=False)
-    actor = ray.remote(num_cpus=0.5)(_Actor)
+    # Shards wait most of the time; a share of a core for each would keep others from starting on a small machine.
+    actor = ray.remote(num_cpus=0, scheduling_strategy="SPREAD")(_Actor)
     return [RayShard(actor.remote(dim), dim) for _ in range(shards)]
 
 
@@ -227,6 +233,14 @@ class RayShard:
     def verify(self) -> list[str]:
         """What is wrong with it."""
         return self._call("verify")
+
+    def close(self) -> None:
+        """Ends the actor."""
+        import ray
+
+        # Ray may have been shut down before.
+        if ray.is_initialized():
+            ray.kill(self._actor)
 
     def _call(self, name: str, *arguments: Any) -> Any:
         return self._get(self._actor.call.remote(name, *arguments))

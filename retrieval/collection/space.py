@@ -119,6 +119,7 @@ class Space:
             store.append(self.store.array()[part])
         records.relink(self.entry.number, ids[rows])
         self.store, self.entry = store, replace(self.entry, file=name, index=None)
+        self.backend.close()
         self.backend = _backend(store, ids[rows], None, self.layout)
         self._changed = self._moved = True
 

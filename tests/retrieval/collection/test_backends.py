@@ -49,7 +49,8 @@ def backend(request, data):
     backend = made(request.param, request)
     assert isinstance(backend, VectorBackend) and len(backend) == 0 and backend.dim == DIM
     backend.upsert(*data)
-    return backend
+    yield backend
+    backend.close()
 
 
 def brute(ids, vectors, query, k):

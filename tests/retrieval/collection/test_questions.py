@@ -76,6 +76,19 @@ def test_an_answer_says_what_it_is_and_why(collection):
         hit.score = 0.5
 
 
+def test_an_encoder_that_can_explain_is_asked_with_the_vectors_found(collection):
+    class Explaining(Colours):
+        def explain(self, words, vectors):
+            return [(f"{words} by {vector[0]:.1f}",) for vector in vectors]
+
+    hits = collection.search("red", 2, encoder=Explaining("text"))
+    assert [hit.reasons for hit in hits] == [
+        ("shares red", "red by 1.0", "near in colours: all 4 compared"),
+        ("red by 0.8", "near in colours: all 4 compared"),
+    ]
+    assert collection.search(picture(9, 0, 0), 1)[0].reasons == ("near in colours: all 4 compared",)
+
+
 def test_a_vector_is_compared_only_in_its_own_space(collection):
     vector = np.array([0, 1, 0], np.float32)
     with pytest.raises(UsageError, match=r"expected the encoder_id of the vector, got none.*colours"):
