@@ -23,7 +23,18 @@ from ..errors import PalynoError, RejectedModelError, UnknownModelError, UsageEr
 if TYPE_CHECKING:
     from .models.detection import PollenModel
 
-__all__ = ["FORMAT", "LOCK", "Metadata", "Shipped", "find_model", "load_weights", "save_weights", "shipped_models"]
+__all__ = [
+    "FORMAT",
+    "LOCK",
+    "Metadata",
+    "Shipped",
+    "find_encoder",
+    "find_model",
+    "load_weights",
+    "read_metadata",
+    "save_weights",
+    "shipped_models",
+]
 
 FORMAT = "palyno-detector-1"
 LOCK = Path(__file__).parent.parent / "weights" / "models.lock"
@@ -96,6 +107,7 @@ class Shipped(NamedTuple):
         bytes: Its size.
         licence: Of the weights.
         source: Of the training data.
+        kind: `detector`, or `encoder`: of grains or of words, see `palyno.retrieval`.
     """
 
     file: str
@@ -103,6 +115,7 @@ class Shipped(NamedTuple):
     bytes: int
     licence: str
     source: str
+    kind: str = "detector"
 
 
 def shipped_models(lock: str | Path = LOCK) -> dict[str, Shipped]:
@@ -139,7 +152,7 @@ def find_model(name_or_path: str | Path, lock: str | Path = LOCK) -> tuple[Path,
     Raises:
         UnknownModelError: Neither a name nor a file.
     """
-    models = shipped_models(lock)
+    models = {name: entry for name, entry in shipped_models(lock).items() if entry.kind == "detector"}
     if str(name_or_path) in models:
         entry = models[str(name_or_path)]
         return Path(lock).parent / entry.file, entry
@@ -148,6 +161,39 @@ def find_model(name_or_path: str | Path, lock: str | Path = LOCK) -> tuple[Path,
         listed = ", ".join(sorted(models)) or "none is installed"
         raise UnknownModelError(f"expected the name of a model ({listed}) or a weights file, got {str(name_or_path)!r}")
     return path, None
+
+
+def find_encoder(name_or_path: str | Path, lock: str | Path = LOCK) -> Path:
+    """Where an encoder's weights are; those that ship are compared with the list first.
+
+    Args:
+        name_or_path: A name from `shipped_models()`, or a weights file.
+        lock: The list of models.
+
+    Raises:
+        UnknownModelError: Neither a name nor a file.
+        RejectedModelError: The file is not the one that was published.
+    """
+    encoders = {name: entry for name, entry in shipped_models(lock).items() if entry.kind == "encoder"}
+    if (entry := encoders.get(str(name_or_path))) is None:
+        path = Path(name_or_path)
+        if not path.is_file():
+            listed = ", ".join(sorted(encoders)) or "none is installed"
+            raise UnknownModelError(
+                f"expected the name of an encoder ({listed}) or a weights file, got {str(name_or_path)!r}"
+            )
+        return path
+    path = Path(lock).parent / entry.file
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        raise RejectedModelError(f"{path}: expected a weights file, got {error.strerror or error}") from error
+    if (hashlib.sha256(data).hexdigest(), len(data)) != (entry.sha256, entry.bytes):
+        raise RejectedModelError(
+            f"{path}: expected {entry.bytes} bytes with sha256 {entry.sha256}, got others; the file is not the one "
+            "that was published, install palyno again"
+        )
+    return path
 
 
 def save_weights(
@@ -206,6 +252,20 @@ def save_weights(
     with replacing(path, "wb") as file:
         file.write(save(tensors, header))
     return Path(path)
+
+
+def read_metadata(path: str | Path) -> Metadata:
+    """What a weights file says about itself, without building its network.
+
+    Raises:
+        RejectedModelError: It is no weights file of palyno.
+    """
+    path = Path(path)
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        raise RejectedModelError(f"{path}: expected a weights file, got {error.strerror or error}") from error
+    return _metadata(path, data, hashlib.sha256(data).hexdigest())
 
 
 def load_weights(path: str | Path, *, shipped: Shipped | None = None) -> tuple[PollenModel, Metadata]:

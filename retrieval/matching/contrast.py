@@ -11,9 +11,12 @@ from torch.nn import functional
 __all__ = ["InfoNCE", "SigLIP"]
 
 
-def _others_of_the_taxon(taxa: torch.Tensor) -> torch.Tensor:
-    """Boolean (n, n): pairs of one taxon that are not the pair itself."""
-    return (taxa[:, None] == taxa[None]) & ~torch.eye(len(taxa), dtype=torch.bool, device=taxa.device)
+def _spared(taxa: torch.Tensor, wrong: torch.Tensor | None, mask: bool) -> torch.Tensor | None:
+    """Boolean (images, texts): pairs that are neither right nor wrong; None if there are none."""
+    if wrong is None and not mask:
+        return None
+    neither = taxa[:, None] == taxa[None] if wrong is None else ~wrong.T
+    return neither & ~torch.eye(len(taxa), dtype=torch.bool, device=taxa.device)
 
 
 class InfoNCE(nn.Module):
@@ -33,11 +36,13 @@ class InfoNCE(nn.Module):
         self.log_scale = nn.Parameter(torch.tensor(math.log(scale)))
         self.same_taxon_mask = same_taxon_mask
 
-    def forward(self, images: torch.Tensor, texts: torch.Tensor, taxa: torch.Tensor) -> torch.Tensor:
-        """Unit vectors (n, dim) twice, taxa (n,) -> scalar."""
+    def forward(
+        self, images: torch.Tensor, texts: torch.Tensor, taxa: torch.Tensor, *, wrong: torch.Tensor | None = None
+    ) -> torch.Tensor:
+        """Unit vectors (n, dim) twice, taxa (n,) -> scalar; `wrong` as in `RankingObjective`."""
         scores = self.log_scale.exp().clamp(max=100) * images @ texts.T
-        if self.same_taxon_mask:
-            scores = scores.masked_fill(_others_of_the_taxon(taxa), float("-inf"))
+        if (spared := _spared(taxa, wrong, self.same_taxon_mask)) is not None:
+            scores = scores.masked_fill(spared, float("-inf"))
         right = torch.arange(len(images), device=images.device)
         return (functional.cross_entropy(scores, right) + functional.cross_entropy(scores.T, right)) / 2
 
@@ -59,11 +64,13 @@ class SigLIP(nn.Module):
         self.bias = nn.Parameter(torch.tensor(bias))
         self.same_taxon_mask = same_taxon_mask
 
-    def forward(self, images: torch.Tensor, texts: torch.Tensor, taxa: torch.Tensor) -> torch.Tensor:
-        """Unit vectors (n, dim) twice, taxa (n,) -> scalar."""
+    def forward(
+        self, images: torch.Tensor, texts: torch.Tensor, taxa: torch.Tensor, *, wrong: torch.Tensor | None = None
+    ) -> torch.Tensor:
+        """Unit vectors (n, dim) twice, taxa (n,) -> scalar; `wrong` as in `RankingObjective`."""
         scores = self.log_scale.exp().clamp(max=100) * images @ texts.T + self.bias
         sign = 2 * torch.eye(len(images), device=images.device) - 1
         each = functional.logsigmoid(sign * scores)
-        if self.same_taxon_mask:
-            each = each.masked_fill(_others_of_the_taxon(taxa), 0)
+        if (spared := _spared(taxa, wrong, self.same_taxon_mask)) is not None:
+            each = each.masked_fill(spared, 0)
         return -each.sum() / max(len(images), 1)

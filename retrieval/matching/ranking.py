@@ -48,8 +48,7 @@ class RankingObjective:
         margin: d.
         negatives: `sentences` (N_i is empty), `images` (N_s is empty), or `both`.
         draw: Of the wrong ones, `batch`: all; `random`: `count` of them; `hard`: the highest score; `semi-hard`:
-            the highest
-            that is still below the right pair's, and none where all are above.
+            the highest that is still below the right pair's, and none where all are above.
         count: Of random negatives for each image and each sentence.
         sentence_weight: w_s.
         image_weight: w_i.
@@ -83,6 +82,7 @@ class RankingObjective:
         taxa: torch.Tensor,
         *,
         corpus: Corpus | None = None,
+        wrong: torch.Tensor | None = None,
         rng: torch.Generator | None = None,
     ) -> torch.Tensor:
         """The loss of n pairs.
@@ -92,6 +92,8 @@ class RankingObjective:
             texts: (n, dim).
             taxa: int64, (n,).
             corpus: Draw negatives from here instead of the batch.
+            wrong: Boolean (n, n), whether text k is known to be wrong for image l: what counts as a negative within
+                the batch, in place of the taxa. `same_taxon_mask` is not asked then.
             rng: For random draws, on the device of the vectors.
 
         Returns:
@@ -107,12 +109,17 @@ class RankingObjective:
             )
         right = (images * texts).sum(1, keepdim=True)
         other_images, other_texts = (images, texts) if corpus is None else (corpus.images, corpus.texts)
-        wrong = self._wrong(taxa, None if corpus is None else corpus.taxa)
+        if wrong is None:
+            sentences = pictures = self._wrong(taxa, None if corpus is None else corpus.taxa)
+        elif corpus is None and wrong.shape == (len(images), len(images)):
+            sentences, pictures = wrong.T, wrong
+        else:
+            raise UsageError(f"wrong: expected (n, n) and no corpus, got {tuple(wrong.shape)}")
         total = right.new_zeros(())
         if self.negatives != "images":
-            total = total + self.sentence_weight * self._hinges(right, images @ other_texts.T, wrong, rng)
+            total = total + self.sentence_weight * self._hinges(right, images @ other_texts.T, sentences, rng)
         if self.negatives != "sentences":
-            total = total + self.image_weight * self._hinges(right, texts @ other_images.T, wrong, rng)
+            total = total + self.image_weight * self._hinges(right, texts @ other_images.T, pictures, rng)
         return total / max(len(images), 1)
 
     def _wrong(self, taxa: torch.Tensor, others: torch.Tensor | None) -> torch.Tensor:

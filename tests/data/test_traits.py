@@ -3,7 +3,6 @@ from importlib.resources import files
 
 import numpy as np
 import pytest
-
 from palyno.data.taxa import taxon_of
 from palyno.data.traits import TERMS, Traits, trait_matrix, traits_of
 
