@@ -83,6 +83,7 @@ class Collection(Questions):
         engine: Literal["local", "ray"] = "local",
         indexes: bool = True,
         check: bool = True,
+        device: Literal["auto", "cpu", "cuda"] = "auto",
     ) -> Collection:
         """Opens a collection.
 
@@ -93,12 +94,14 @@ class Collection(Questions):
             engine: Where parts live: `local` in this process, `ray` in actors of a cluster that reads the same folder.
             indexes: Use the stored indexes; off compares every vector, and opens a collection with a damaged index.
             check: Hash every byte first; about 0.5 to 2 GB a second.
+            device: What searches without a filter: `auto` takes a GPU where FAISS finds one and it is worth it. Answers
+                are the same, but exact where the index of a large space on the CPU is not.
 
         Raises:
             RejectedModelError: A byte of a file was changed, or there is no collection; the message names the file.
         """
         path = Path(path)
-        return cls(path, Generation.open(path, Layout(shards, engine, indexes, check)), encoders)
+        return cls(path, Generation.open(path, Layout(shards, engine, indexes, check, device)), encoders)
 
     @contextmanager
     def batch(self) -> Iterator[Collection]:

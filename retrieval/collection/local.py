@@ -6,6 +6,7 @@ memory and always compared one by one, so what was just added is found as surely
 
 How a search is done, and `Found.how` says so:
 
+- a GPU has the vectors and there is no filter: every one is compared there, see `gpu.py`
 - no lists, or few rows pass the filter (less than a tenth): every one is compared
 - else the lists, with the filter inside; what is found is checked against the filter and scored again
 - fewer than k found: every one is compared after all
@@ -22,6 +23,7 @@ import numpy as np
 
 from ...errors import UsageError
 from .backend import Found
+from .gpu import MARGIN, MOST, GpuFlat, gpu_for
 from .ivf import Ivf, candidates_wanted
 from .vectors import best, exact_scores
 
@@ -32,7 +34,7 @@ FEW = 0.1
 
 # FAISS scores in float32, in an order of its own. So that its rounding decides nothing, more rows than asked for are
 # scored again, until none that was left out can be better; beyond this many rows all are.
-_SPARE, _MOST = 32, 4096
+_SPARE, _BY_PARTS = 32, 4096
 _CHUNK = 8192
 
 
@@ -86,10 +88,16 @@ class FaissBackend:
         vectors: All rows, (n, dim) float32; those that the lists cover are used as they are given, which may be from
             the disk.
         ivf: Inverted lists of the first rows.
+        device: `cpu`; `cuda` to search on a GPU what has no filter; `auto` to do so where there is one.
     """
 
     def __init__(
-        self, dim: int, ids: np.ndarray | None = None, vectors: np.ndarray | None = None, ivf: Ivf | None = None
+        self,
+        dim: int,
+        ids: np.ndarray | None = None,
+        vectors: np.ndarray | None = None,
+        ivf: Ivf | None = None,
+        device: str = "cpu",
     ) -> None:
         import faiss
 
@@ -102,7 +110,9 @@ class FaissBackend:
         if vectors is not None:
             for start in range(base, len(vectors), _CHUNK):
                 self._tail.add(np.ascontiguousarray(vectors[start : start + _CHUNK], np.float32))
+        self._device, self._gpu = device, None
         self._forget()
+        self._load_gpu()
 
     @property
     def dim(self) -> int:
@@ -122,6 +132,10 @@ class FaissBackend:
         self._tail.add(np.ascontiguousarray(vectors, np.float32))
         self._ids = np.concatenate([self._ids, np.asarray(ids, np.int64)])
         self._forget()
+        if self._gpu is None:
+            self._load_gpu()
+        else:
+            self._gpu.add(vectors)
 
     def delete(self, ids: np.ndarray) -> None:
         """Masks the rows of ids."""
@@ -159,6 +173,8 @@ class FaissBackend:
             told |= {"index": self.ivf.factory, "exact": False, "unindexed": int(self._tail.ntotal)}
             told |= {"nprobe": self.ivf.nprobe, "recall": round(self.ivf.recall, 4)}
             told |= {"imbalance": round(self.ivf.imbalance, 3)}
+        if self._gpu is not None:
+            told |= {"exact": True, "device": "cuda"}
         return told
 
     def verify(self) -> list[str]:
@@ -175,16 +191,39 @@ class FaissBackend:
         return faults
 
     def close(self) -> None:
-        """Nothing: memory goes with the object."""
+        """Gives back the memory of a GPU."""
+        self._gpu = None
 
     def _one(self, query: np.ndarray, k: int, selection: Selection, exact: bool) -> Found:
         if k <= 0:
             return Found(np.empty(0, np.int64), np.empty(0, np.float32), "nothing to compare", True)
+        if self._gpu is not None and selection is self._all:
+            found = self._by_gpu(self._gpu, query, k)
+            if found is not None:
+                return found
         if self.ivf and not exact and len(selection) >= FEW * len(self._all):
             found = self._by_lists(self.ivf, query, k, selection)
             if found is not None:
                 return found
         return self._one_by_one(query, k, selection)
+
+    def _load_gpu(self) -> None:
+        self._gpu = gpu_for(self._device, len(self._ids), self._dim)
+        if self._gpu is not None:
+            self._gpu.add(self._base)
+            self._gpu.add(self._rest)
+
+    def _by_gpu(self, gpu: GpuFlat, query: np.ndarray, k: int) -> Found | None:
+        """The nearest for certain, found by a GPU; None where its rounding, or its limit, could have hidden one."""
+        masked = len(self._ids) - len(self._all)
+        if k + _SPARE + masked > MOST:
+            return None
+        rows, floor = gpu.top(query, k + _SPARE + masked)
+        rows = rows[self._all.mask[rows]]
+        scores, ids = best(exact_scores(self._gather(rows), query), self._ids[rows], k)
+        if len(scores) < k or scores[-1] <= floor + MARGIN:
+            return None
+        return Found(ids, scores, f"all {len(self._all):,} compared on a GPU", exact=True)
 
     def _by_lists(self, ivf: Ivf, query: np.ndarray, k: int, selection: Selection) -> Found | None:
         """The nearest that the lists find, with exact scores; None where they find fewer than k."""
@@ -205,7 +244,7 @@ class FaissBackend:
         """The nearest for certain."""
         wanted, slack = k + _SPARE, max(1e-6, self._dim * 2.0**-23)
         while True:
-            if wanted > _MOST or wanted >= len(selection):
+            if wanted > _BY_PARTS or wanted >= len(selection):
                 scores, ids = self._score_all(query, k, selection)
                 break
             base, base_floor = self._scan_base(query, wanted, selection)

@@ -33,12 +33,14 @@ class Layout:
         engine: `local`, or `ray`.
         indexes: Whether stored indexes are used; without them every vector is compared.
         check: Whether every byte is hashed when a file is opened.
+        device: `auto`, `cpu` or `cuda`: what searches without a filter, see `gpu.py`.
     """
 
     shards: int = 1
     engine: str = "local"
     indexes: bool = True
     check: bool = True
+    device: str = "auto"
 
     @property
     def whole(self) -> bool:
@@ -167,7 +169,7 @@ def _parts(rows: np.ndarray, size: int = 65_536) -> Sequence[np.ndarray]:
 def _backend(store: VectorStore, ids: np.ndarray, ivf: Ivf | None, layout: Layout) -> VectorBackend:
     """What searches the rows of a store as the layout says."""
     if layout.whole:
-        return FaissBackend(store.dim, ids, store.array(), ivf)
+        return FaissBackend(store.dim, ids, store.array(), ivf, layout.device)
     shards = make_shards(store.dim, layout.shards, layout.engine)
     rows = np.flatnonzero(ids >= 0)
     # Shards read the file; rows that were just added must be in it.
