@@ -110,7 +110,8 @@ class FaissBackend:
         if vectors is not None:
             for start in range(base, len(vectors), _CHUNK):
                 self._tail.add(np.ascontiguousarray(vectors[start : start + _CHUNK], np.float32))
-        self._device, self._gpu = device, None
+        self._device = device
+        self._gpu: GpuFlat | None = None
         self._forget()
         self._load_gpu()
 
