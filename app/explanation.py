@@ -22,6 +22,13 @@ _TILE = 300
 _GAP = 18
 _PAD = 36
 
+_MEANING = {
+    "gradcam": "Grad-CAM: where the layer speaks for the class.",
+    "eigencam": "EigenCAM: what stands out to the layer, whatever the class.",
+    "ig": "Integrated gradients: pixels against an empty field.",
+    "edges": "Edges: what the edge path answers.",
+}
+
 # Perceptually uniform: equal steps of the value are equal steps of lightness, also to the colour-blind and in grey.
 _MAP = "inferno"
 
@@ -225,8 +232,7 @@ def _draw_foot(pen: ImageDraw.ImageDraw, explanation: Explanation, height: int, 
         f"Explained: the logit {explanation.logit:.2f}, a probability of {explanation.probability:.2f}, of "
         f"{explanation.explained}, at stride {explanation.stride}, where the network is shown {x2 - x1} × {y2 - y1} px "
         "around the grain.",
-        "Grad-CAM: where the layer speaks for the class. EigenCAM: what stands out to the layer, whatever the class. "
-        "Integrated gradients: pixels against an empty field.",
+        " ".join(told for method, told in _MEANING.items() if any(one.method == method for one in explanation.maps)),
         *(f"Left out: {method}, {reason}." for method, reason in explanation.left_out),
         f"{made.model}  {made.sha256[:8]}, palyno {made.version}",
     ]

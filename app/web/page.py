@@ -16,7 +16,7 @@ from ...errors import PalynoError, UsageError
 from ...offline import switch_off
 from . import view
 from .files import CHOICES, make
-from .session import LOWEST, Sessions
+from .session import LOWEST, Session, Sessions
 
 switch_off()
 
@@ -83,13 +83,25 @@ def build_page(detector: Detector, folder: str | Path) -> gr.Blocks:
         session = sessions[request.session_hash]
         if not session.readings:
             return _NOTHING
-        if slide not in session.readings and slide != view.ALL:
-            slide = next(iter(session.readings))
+        if slide != view.ALL:
+            slide = _slide_of(session, slide)
         return (
             view.headline(session, slide, conf),
             view.picture(session, slide, conf),
             view.counts(session, slide, conf),
         )
+
+    @_told
+    def explain(slide: str | None, event: gr.EventData, request: gr.Request) -> Iterator[str]:
+        session = sessions[request.session_hash]
+        try:
+            conf, place = float(event._data["conf"]), int(event._data["place"])
+        except (KeyError, TypeError, ValueError) as error:
+            raise UsageError("expected a click on a grain") from error
+        grain = session.grain(_slide_of(session, slide), max(LOWEST, conf), place)
+        label = f"{grain.taxon} {grain.confidence:.2f}"
+        yield view.explaining(label)
+        yield view.explanation(session.explain(detector, grain), label)
 
     def cancel(request: gr.Request) -> None:
         sessions[request.session_hash].cancel()
@@ -123,6 +135,7 @@ def build_page(detector: Detector, folder: str | Path) -> gr.Blocks:
                         picture = gr.HTML(
                             html_template=_asset("viewer.html"), js_on_load=_asset("viewer.js"), elem_id="viewer"
                         )
+                        why = gr.HTML(elem_id="why")
                     with gr.Column(scale=3, min_width=300):
                         table = gr.HTML(elem_id="counts")
                         everything = gr.Button("Download everything", variant="primary", size="md", elem_id="get-all")
@@ -147,6 +160,7 @@ def build_page(detector: Detector, folder: str | Path) -> gr.Blocks:
             begun = button.click(begin, [given, um], [status, *switched], concurrency_limit=None, **quiet)
             done = begun.success(read, [given, um], status, concurrency_limit=1, concurrency_id="model", **quiet)
             done.success(finish, conf, [results, welcome, slide, *shown], concurrency_limit=8, **quiet)
+            done.success(lambda: "", None, why, queue=False, **quiet)
             done.then(rest, None, switched, queue=False, **quiet)
 
         run(start, files)
@@ -155,6 +169,8 @@ def build_page(detector: Detector, folder: str | Path) -> gr.Blocks:
         stop.click(cancel, queue=False, **quiet)
         for changed in (conf.change, slide.input):
             changed(show, [slide, conf], shown, trigger_mode="always_last", concurrency_limit=8, **quiet)
+        slide.input(lambda: "", None, why, queue=False, **quiet)
+        picture.click(explain, slide, why, concurrency_limit=1, concurrency_id="model", trigger_mode="once", **quiet)
         for name, button in {"all": everything, **single}.items():
             made = button.click(_maker(sessions, name), conf, ready, concurrency_limit=2, **quiet)
             made.success(None, js=_asset("download.js"), **quiet)
@@ -183,6 +199,11 @@ def _told(act: Callable[..., Any]) -> Callable[..., Any]:
             raise gr.Error(escape(str(error)), print_exception=False) from error
 
     return once
+
+
+def _slide_of(session: Session, slide: str | None) -> str:
+    """The slide that is shown: the one that was chosen, or the only one, for which there is nothing to choose."""
+    return slide if slide in session.readings else next(iter(session.readings), "")
 
 
 def _maker(sessions: Sessions, choice: str) -> Callable[..., Any]:

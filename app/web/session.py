@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from ...errors import PalynoError, UsageError
-from ...vision.results import SlideResult
+from ...vision.results import Grain, SlideResult
 
 if TYPE_CHECKING:
     from ...vision.detector import Detector
@@ -180,6 +180,46 @@ class Session:
         picture = bare.crop((0, 0, max(1, round(result.width * scale)), max(1, round(result.height * scale))))
         file = self._folder("pictures") / f"{index}-{secrets.token_hex(4)}.jpg"
         file.write_bytes(jpeg(picture))
+        return file
+
+    def grain(self, slide: str, conf: float, place: int) -> Grain:
+        """One of the grains that are shown.
+
+        Args:
+            slide: Its name.
+            conf: The confidence that the grains are shown from.
+            place: Among those.
+
+        Raises:
+            UsageError: There is no such grain.
+        """
+        shown = self.readings[slide].result.above(conf) if slide in self.readings else ()
+        if not 0 <= place < len(shown):
+            raise UsageError("this grain is not there any more: click another")
+        return shown[place]
+
+    def explain(self, detector: Detector, grain: Grain) -> Path:
+        """Why a grain was called what it was called, as a picture for the browser.
+
+        Args:
+            detector: What read the slide.
+            grain: One that `grain` gave.
+        """
+        from ..explanation import draw, png
+
+        reading = self.readings[grain.slide]
+        made = reading.result.provenance.arguments
+        # Without integrated gradients, which take a while on a CPU.
+        why = detector.explain(
+            reading.path,
+            grain,
+            methods=("gradcam", "eigencam", "edges"),
+            tile=made["tile_px"],
+            overlap=made["overlap_px"],
+            um_per_px=grain.um_per_px if reading.result.um_source == "caller" else None,
+        )
+        file = self._folder("pictures") / f"why-{secrets.token_hex(8)}.png"
+        file.write_bytes(png(draw(why)))
         return file
 
     def results(self, conf: float) -> list[SlideResult]:

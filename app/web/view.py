@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from html import escape
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
@@ -18,7 +19,20 @@ from .session import LOWEST, Reading, Session, Step
 if TYPE_CHECKING:
     from ...vision.detector import Detector
 
-__all__ = ["ALL", "HEADER", "WELCOME", "counts", "footer", "headline", "picture", "progress", "troubles", "waiting"]
+__all__ = [
+    "ALL",
+    "HEADER",
+    "WELCOME",
+    "counts",
+    "explaining",
+    "explanation",
+    "footer",
+    "headline",
+    "picture",
+    "progress",
+    "troubles",
+    "waiting",
+]
 
 # The entry of the slide list that shows the counts of all slides together.
 ALL = "All slides together"
@@ -42,8 +56,11 @@ def picture(session: Session, slide: str, conf: float) -> dict[str, Any] | None:
         return None
     reading = session.readings[slide]
     result = reading.result.above(conf)
+    # Their places among all grains of this confidence: what a click on one sends back.
+    places = np.arange(len(result))
     if len(result) > MOST_OUTLINES:
-        result = result.select(np.sort(np.argsort(-result.confidence, kind="stable")[:MOST_OUTLINES]))
+        places = np.sort(np.argsort(-result.confidence, kind="stable")[:MOST_OUTLINES])
+        result = result.select(places)
     palette = _palette(session)
     names = list(dict.fromkeys(result.taxa))
     number = {name: index for index, name in enumerate(names)}
@@ -53,15 +70,17 @@ def picture(session: Session, slide: str, conf: float) -> dict[str, Any] | None:
         "width": result.width,
         "height": result.height,
         "umPerPx": result.um_per_px,
+        "conf": conf,
         "taxa": [{"name": name, "colour": _hex(palette[name])} for name in names],
         "grains": [
             {
+                "place": int(place),
                 "box": [round(float(v), 1) for v in box],
                 "taxon": number[taxon],
                 "label": f"{taxon} {confidence:.2f}" + (f", {', '.join(flags)}" if flags else ""),
             }
-            for box, taxon, confidence, flags in zip(
-                result.boxes, result.taxa, result.confidence, result.grain_flags, strict=True
+            for place, box, taxon, confidence, flags in zip(
+                places, result.boxes, result.taxa, result.confidence, result.grain_flags, strict=True
             )
         ],
     }
@@ -108,6 +127,17 @@ def counts(session: Session, slide: str, conf: float) -> str:
         "<thead><tr><th>Taxon</th><th>n</th><th>%</th><th>low</th><th>high</th></tr></thead>"
         f"<tbody>{body}</tbody><tfoot><tr><td>Sum</td><td>{rows[0].sum}</td><td colspan=3></td></tr></tfoot></table>"
     )
+
+
+def explaining(label: str) -> str:
+    """That a grain is being explained, as HTML."""
+    return f"<p class='explaining' role='status'>Looking at why <b>{escape(label)}</b> …</p>"
+
+
+def explanation(picture: Path, label: str) -> str:
+    """The panel of a grain, as HTML."""
+    address = f"gradio_api/file={quote(str(picture))}"
+    return f"<img class='explanation' src='{escape(address, quote=True)}' alt='Why {escape(label, quote=True)}'>"
 
 
 def waiting() -> str:

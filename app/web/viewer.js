@@ -1,7 +1,7 @@
 // The picture of a slide: zoom, pan, outlines by taxon. The data is what view.py's `picture` returns. A new confidence
 // changes the outlines and leaves the view where it is; another slide starts from the whole.
 const SVG = "http://www.w3.org/2000/svg";
-let home = null, view = null, slide = null;
+let home = null, view = null, slide = null, chosen = null, dragged = false;
 const part = (selector) => element.querySelector(selector);
 
 function place(next) {
@@ -62,10 +62,12 @@ function render() {
     shape.style.stroke = data.taxa[grain.taxon].colour;
     shape.dataset.grain = index;
     shape.dataset.of = data.taxa[grain.taxon].name;
+    shape.classList.toggle("chosen", String(grain.box) === chosen);
     return shape;
   }));
   if (slide !== data.url) {
     slide = data.url;
+    chosen = null;
     home = { width: data.width, height: data.height };
     place({ x: 0, y: 0, width: home.width });
   } else {
@@ -80,10 +82,18 @@ function tell(event) {
   const { box: [x1, y1, x2, y2], label } = props.value.grains[index], um = props.value.umPerPx;
   const size = um ? `${((x2 - x1) * um).toFixed(1)} × ${((y2 - y1) * um).toFixed(1)} µm`
     : `${Math.round(x2 - x1)} × ${Math.round(y2 - y1)} px`;
-  tip.textContent = `${label}, ${size}`;
+  tip.textContent = `${label}, ${size} · click: why`;
   const box = part(".viewer").getBoundingClientRect();
   tip.style.left = `${Math.min(event.clientX - box.left + 14, box.width - tip.offsetWidth - 6)}px`;
   tip.style.top = `${Math.min(event.clientY - box.top + 16, box.height - tip.offsetHeight - 6)}px`;
+}
+
+// The server answers below the picture with what speaks for the grain's name.
+function explain(shape) {
+  const grain = props.value.grains[shape.dataset.grain];
+  chosen = String(grain.box);
+  for (const other of element.querySelectorAll(".grains rect")) other.classList.toggle("chosen", other === shape);
+  trigger("click", { place: grain.place, conf: props.value.conf });
 }
 
 const ACTS = {
@@ -97,6 +107,7 @@ const fingers = new Map();
 element.addEventListener("click", (event) => {
   const button = event.target.closest("[data-do]");
   if (button) ACTS[button.dataset.do]();
+  else if (event.target.dataset && event.target.dataset.grain !== undefined && !dragged) explain(event.target);
 });
 element.addEventListener("dblclick", (event) => {
   if (event.target.closest(".slide")) zoom(1 / 2.5, event.clientX, event.clientY);
@@ -118,6 +129,7 @@ element.addEventListener("wheel", (event) => {
 element.addEventListener("pointerdown", (event) => {
   if (!event.target.closest(".slide")) return;
   fingers.set(event.pointerId, event);
+  dragged = false;
 });
 element.addEventListener("pointermove", (event) => {
   tell(event);
@@ -129,6 +141,7 @@ element.addEventListener("pointermove", (event) => {
     const apart = (finger) => Math.hypot(finger.clientX - other.clientX, finger.clientY - other.clientY);
     zoom(apart(before) / Math.max(1, apart(event)), other.clientX, other.clientY);
   } else if (view.width < home.width) {
+    dragged = dragged || Math.hypot(event.clientX - before.clientX, event.clientY - before.clientY) > 2;
     place({
       width: view.width, x: view.x - (event.clientX - before.clientX) * perScreen,
       y: view.y - (event.clientY - before.clientY) * perScreen,

@@ -131,6 +131,22 @@ class TestSession:
         with pytest.raises(UsageError, match="read with conf"):
             session.results(LOWEST / 2)
 
+    def test_a_grain_that_is_shown_is_explained_and_another_is_not_there(self, tmp_path, samples, shipped_model):
+        import palyno
+
+        corner = tmp_path / "corner.png"
+        Image.open(samples / "composed.jpg").crop((0, 0, 352, 256)).save(corner)
+        session, detector = Session(tmp_path / "s"), palyno.load(shipped_model, device="cpu")
+        list(session.read(detector, [corner]))
+        result = detector.detect(corner, conf=0.5)
+        place = view.picture(session, "corner.png", 0.5)["grains"][1]["place"]
+        assert session.grain("corner.png", 0.5, place) == result[1]
+        panel = session.explain(detector, session.grain("corner.png", 0.5, place))
+        assert panel.is_relative_to(session.folder) and Image.open(panel).format == "PNG"
+        for slide, at in (("corner.png", len(result)), ("corner.png", -1), ("other.png", 0)):
+            with pytest.raises(UsageError, match="not there any more"):
+                session.grain(slide, 0.5, at)
+
     def test_sessions_do_not_share_and_clean_up(self, tmp_path, slide):
         sessions = Sessions(tmp_path)
         list(sessions["a"].read(Detector(), [slide]))
@@ -349,7 +365,7 @@ class TestPage:
         tab.get_by_role("button", name="Rice sparse").click()
         tab.locator("table.counts").wait_for()
         tab.locator("#viewer .grains rect").last.hover(force=True)
-        assert tab.locator("#viewer .tip").inner_text() == "Oryza 0.99, 64.0 × 64.0 µm"
+        assert tab.locator("#viewer .tip").inner_text() == "Oryza 0.99, 64.0 × 64.0 µm · click: why"
 
     def test_fits_a_phone(self, tab):
         tab.set_viewport_size({"width": 390, "height": 844})
@@ -375,6 +391,12 @@ class TestPage:
                 set_confidence(tab, conf)
                 becomes(lambda: count(tab), len(detector.detect(rice, conf=conf)))
                 assert tab.locator("table.counts tbody tr").first.inner_text().split()[0] == "Oryza"
+            tab.locator("#viewer .grains rect").last.click(force=True)
+            shown = tab.locator("img.explanation")
+            shown.wait_for(timeout=60_000)
+            assert shown.get_attribute("alt").startswith("Why Oryza 0.")
+            becomes(lambda: shown.evaluate("image => image.complete && image.naturalWidth > 600"), True)
+            assert tab.locator("#viewer .grains rect.chosen").count() == 1
         finally:
             page.close(verbose=False)
 
