@@ -79,7 +79,7 @@ def load(name_or_path: str | Path = "hieraedge-n", *, device: str = "auto") -> D
     model, metadata = load_weights(path, shipped=shipped)
     # Networks that give one box a grain, or so many boxes at most, say so.
     most, duplicates = getattr(model, "max_objects", None), getattr(model, "duplicates", True)
-    return Detector(Network(model.fuse(), place, most, duplicates), metadata)
+    return Detector(Network(model.fuse(verbose=False), place, most, duplicates), metadata)
 
 
 @dataclass(frozen=True)

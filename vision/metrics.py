@@ -13,7 +13,7 @@ import numpy as np
 from ..data.annotations import LabelledImage
 from .tiles import iou_matrix
 
-__all__ = ["CountQuality", "average_precision", "count_quality", "match"]
+__all__ = ["CountQuality", "average_precision", "coco_evaluation", "count_quality", "match"]
 
 # More than any field holds: a lower cap would cut dense fields off, as the customary 100 does.
 _MOST = 3000
@@ -33,19 +33,10 @@ def average_precision(
         `mAP50`, `mAP50-95`, `AR`, by size of grain `AP_small` (below 32 px), `AP_medium` and `AP_large` (from 96 px),
         and `per_class` with the mean over thresholds and at 0.5 for every class that occurs. NaN where nothing is.
     """
-    from pycocotools.coco import COCO
-    from pycocotools.cocoeval import COCOeval
-
     with contextlib.redirect_stdout(io.StringIO()):
-        coco = COCO()
-        coco.dataset = _dataset(truth, classes)
-        coco.createIndex()
-        rows = _rows(found, classes)
-        if not rows:
+        evaluation = coco_evaluation(truth, found, classes)
+        if evaluation is None:
             return {"mAP50": 0.0, "mAP50-95": 0.0, "AR": 0.0, "per_class": {}}
-        evaluation = COCOeval(coco, coco.loadRes(rows), "bbox")
-        evaluation.params.maxDets = [1, 100, _MOST]
-        evaluation.evaluate()
         evaluation.accumulate()
     precision, recall = evaluation.eval["precision"], evaluation.eval["recall"]
     per_class = {
@@ -62,6 +53,25 @@ def average_precision(
         "AR": _mean(recall[:, :, 0, -1]),
         "per_class": per_class,
     }
+
+
+def coco_evaluation(
+    truth: Sequence[LabelledImage], found: Sequence[LabelledImage], classes: Sequence[str]
+) -> Any | None:
+    """Pycocotools' evaluation after its matching, images numbered from 1 in their order; None if nothing was found."""
+    from pycocotools.coco import COCO
+    from pycocotools.cocoeval import COCOeval
+
+    coco = COCO()
+    coco.dataset = _dataset(truth, classes)
+    coco.createIndex()
+    rows = _rows(found, classes)
+    if not rows:
+        return None
+    evaluation = COCOeval(coco, coco.loadRes(rows), "bbox")
+    evaluation.params.maxDets = [1, 100, _MOST]
+    evaluation.evaluate()
+    return evaluation
 
 
 def match(truth: np.ndarray, boxes: np.ndarray, confidence: np.ndarray, least_iou: float = 0.5) -> np.ndarray:

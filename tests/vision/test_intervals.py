@@ -1,0 +1,87 @@
+"""Bootstrap: with every image drawn once it is pycocotools; a drawn sample is the figure of that very sample."""
+
+import numpy as np
+import pytest
+from palyno.data.annotations import LabelledImage
+from palyno.vision.intervals import counted, draws, interval, ranked
+from palyno.vision.metrics import average_precision, count_quality
+
+CLASSES = ("Betula", "Corylus", "Alnus", "Zea")
+
+
+def made(images=12, seed=0):
+    """Boxes found near true ones, some missed, some too many, some misnamed; scores with ties; no Zea anywhere."""
+    rng = np.random.default_rng(seed)
+    truth, found = [], []
+    for i in range(images):
+        n = int(rng.integers(0, 8)) if i else 0
+        corner = rng.uniform(0, 500, (n, 2))
+        boxes = np.hstack([corner, corner + rng.uniform(20, 80, (n, 2))]).astype(np.float32)
+        names = [CLASSES[k] for k in rng.integers(0, 3, n)]
+        truth.append(LabelledImage(f"{i}.png", 640, 640, boxes, tuple(names)))
+        keep = rng.random(n) < 0.8
+        seen = boxes[keep] + rng.normal(0, 4, (keep.sum(), 4)).astype(np.float32)
+        extra = rng.uniform(0, 500, (int(rng.integers(0, 4)), 2)).astype(np.float32)
+        seen = np.vstack([seen, np.hstack([extra, extra + 30])]).astype(np.float32)
+        labels = [n if rng.random() < 0.8 else "Alnus" for n, k in zip(names, keep, strict=True) if k]
+        labels += ["Betula"] * len(extra)
+        scores = np.round(rng.uniform(0.05, 1, len(seen)), 1).astype(np.float32)
+        found.append(LabelledImage(f"{i}.png", 640, 640, seen, tuple(labels), scores))
+    return truth, found
+
+
+def mean_precision(truth, found, weights):
+    each = np.stack([one.precision(weights) for one in ranked(truth, found, CLASSES)])
+    return np.nanmean(each[..., 0], 0), np.nanmean(each, (0, 2))
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_every_image_once_is_pycocotools(seed):
+    truth, found = made(seed=seed)
+    half, whole = mean_precision(truth, found, np.ones((1, len(truth)), int))
+    expected = average_precision(truth, found, CLASSES)
+    assert half[0] == pytest.approx(expected["mAP50"], abs=1e-12)
+    assert whole[0] == pytest.approx(expected["mAP50-95"], abs=1e-12)
+
+
+def test_a_draw_is_the_figure_of_the_images_drawn():
+    """An image drawn twice is two images; scores are all different, as pycocotools orders ties by image."""
+    truth, found = made(seed=5)
+    rng = np.random.default_rng(0)
+    found = [
+        LabelledImage(
+            f.image, 640, 640, f.boxes, f.labels, rng.permutation(1000)[: len(f)].astype(np.float32) / 1000 + i * 1e-5
+        )
+        for i, f in enumerate(found)
+    ]
+    for weights in draws(len(truth), 5, seed=1):
+        index = np.repeat(np.arange(len(truth)), weights)
+        half, whole = mean_precision(truth, found, weights[None])
+        expected = average_precision([truth[i] for i in index], [found[i] for i in index], CLASSES)
+        # Copies of one box stand in one step here and in two there.
+        assert half[0] == pytest.approx(expected["mAP50"], abs=0.02)
+        assert whole[0] == pytest.approx(expected["mAP50-95"], abs=0.02)
+        drawn = counted(truth, found).figures(weights[None])
+        quality = count_quality([truth[i] for i in index], [found[i] for i in index])
+        assert drawn["precision"][0] == pytest.approx(quality.precision)
+        assert drawn["recall"][0] == pytest.approx(quality.recall)
+        assert drawn["count_error"][0] == pytest.approx(quality.count_error)
+        assert drawn["f1"][0] == pytest.approx(quality.f1)
+
+
+def test_nothing_found_is_nought():
+    truth, found = made()
+    empty = [LabelledImage(f.image, 640, 640, np.zeros((0, 4), np.float32), (), np.zeros(0, np.float32)) for f in found]
+    half, whole = mean_precision(truth, empty, np.ones((1, len(truth)), int))
+    assert half[0] == whole[0] == 0
+
+
+def test_an_interval_holds_the_figure_about_as_often_as_it_says():
+    """Counts of coins: 200 samples of 40 images, each with its own 95 % interval of a mean that is known."""
+    rng = np.random.default_rng(0)
+    held = 0
+    for trial in range(200):
+        hits = rng.binomial(10, 0.7, 40)
+        low, high = interval((draws(40, 400, seed=trial) @ hits) / 400)
+        held += low <= 0.7 <= high
+    assert 0.88 <= held / 200 <= 0.99
