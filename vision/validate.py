@@ -16,7 +16,7 @@ from .detector import Detector
 from .metrics import average_precision, count_quality, match
 from .results import SlideResult
 
-__all__ = ["LOWEST", "evaluate", "predict", "read_split", "validate"]
+__all__ = ["LOWEST", "by_best_class", "evaluate", "predict", "read_split", "validate", "without_names"]
 
 # Average precision follows the ranking down to where next to nothing is right. Lower still, the traces of many classes
 # add up to a trace of a grain at every anchor.
@@ -88,9 +88,8 @@ def evaluate(
         classes: The detector's classes.
         conf: Threshold for everything that is asked of a count.
     """
-    best = [_by_best_class(result, classes) for result in results]
-    grains = [_as(result, ["grain"] * len(result)) for result in results]
-    true_grains = [replace(t, labels=("grain",) * len(t)) for t in truth]
+    best = [by_best_class(result, classes) for result in results]
+    grains, true_grains = without_names([r.to_annotations() for r in results]), without_names(truth)
     at_conf = [result.above(conf) for result in results]
     counts = count_quality(truth, [r.to_annotations() for r in at_conf])
     return {
@@ -122,7 +121,12 @@ def _naming(truth: Sequence[LabelledImage], results: Iterable[SlideResult]) -> d
     return {"names": tally, "unknown": unknown}
 
 
-def _by_best_class(result: SlideResult, classes: Sequence[str]) -> LabelledImage:
+def without_names(images: Sequence[LabelledImage]) -> list[LabelledImage]:
+    """The images with every box called `grain`."""
+    return [replace(image, labels=("grain",) * len(image)) for image in images]
+
+
+def by_best_class(result: SlideResult, classes: Sequence[str]) -> LabelledImage:
     """Each box under its likeliest class with that class's probability, as detectors are compared."""
     known = set(classes)
     best = [next(((n, p) for n, p in c if n in known), (UNKNOWN, 0.0)) for c in result.candidates]
