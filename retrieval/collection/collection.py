@@ -179,11 +179,12 @@ class Collection(Questions):
                 return ids
             new_vectors, name, dim, kind = self._vectors([records[i] for i in take], take, encoder, vectors, items)
             self._change()
-            working = self._generation.records
+            space, working = self._generation.space(name, dim, modality or kind), self._generation.records
             replaced = take[old[take]]
-            working.replace(ids[replaced].tolist(), [records[i] for i in replaced])
-            ids[~old] = working.insert([records[i] for i in np.flatnonzero(~old)])
-            self._generation.space(name, dim, modality or kind).add(working, ids[take], new_vectors, modality or kind)
+            with working.all_or_nothing():
+                working.replace(ids[replaced].tolist(), [records[i] for i in replaced])
+                ids[~old] = working.insert([records[i] for i in np.flatnonzero(~old)])
+                space.add(working, ids[take], new_vectors, modality or kind)
             return ids
 
     def embed(
@@ -253,8 +254,11 @@ class Collection(Questions):
             raise UsageError("delete: expected either ids or a filter, to be sure of what is meant")
         condition = parse(where)
         with self.batch():
-            wanted = self._generation.records.ids(condition) if ids is None else as_ids(ids)
-            self._existing(wanted)
+            if ids is None:
+                wanted = self._generation.records.ids(condition)
+            else:
+                wanted = as_ids(ids)
+                self._existing(wanted)
             if len(wanted):
                 self._change()
                 self._generation.records.delete(wanted)
@@ -291,10 +295,11 @@ class Collection(Questions):
             return True
 
     def _reopen(self, *, check: bool = False) -> None:
-        layout = self._generation.layout
-        self._generation.close()
+        # Opened before the old one is closed: where it is refused, what was open stays so.
+        old, layout = self._generation, self._generation.layout
         self._generation = Generation.open(self.path, dataclasses.replace(layout, check=check))
         self._generation.layout = layout
+        old.close()
         self._selections.clear()
 
     def _change(self) -> None:

@@ -25,7 +25,7 @@ from .where import Condition, Where, parse
 
 __all__ = ["Questions"]
 
-_SELECTIONS = 16
+_SELECTIONS, _PAGE = 16, 1000
 
 
 class Questions:
@@ -113,8 +113,15 @@ class Questions:
 
     def records(self, where: Where = None) -> Iterator[tuple[int, Record]]:
         """The records that pass a filter with their ids, in the order of these."""
-        with self._turn:
-            yield from self._generation.records.all(parse(where))
+        condition, last = parse(where), 0
+        while True:
+            # In pages, so that the collection may change while they are read.
+            with self._turn:
+                page = self._generation.records.page(condition, last, _PAGE)
+            if not page:
+                return
+            yield from page
+            last = page[-1][0]
 
     def count(self, where: Where = None) -> int:
         """How many records pass a filter."""

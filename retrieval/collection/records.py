@@ -11,6 +11,7 @@ import os
 import shutil
 import sqlite3
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -103,6 +104,18 @@ class Records:
     def __len__(self) -> int:
         return int(self._one("SELECT count(*) FROM records"))
 
+    @contextmanager
+    def all_or_nothing(self) -> Iterator[None]:
+        """Changes in the block are all made or, after an error, none; blocks may stand in one another."""
+        self._database.execute("SAVEPOINT block")
+        try:
+            yield
+        except BaseException:
+            self._database.execute("ROLLBACK TO block")
+            raise
+        finally:
+            self._database.execute("RELEASE block")
+
     def insert(self, records: Sequence[Record]) -> np.ndarray:
         """Adds records.
 
@@ -115,7 +128,7 @@ class Records:
         marks = ", ".join("?" * len(_COLUMNS))
         statement = f"INSERT INTO records ({', '.join(_COLUMNS)}) VALUES ({marks})"
         ids = np.empty(len(records), np.int64)
-        with self._all_or_nothing():
+        with self.all_or_nothing():
             for i, record in enumerate(records):
                 try:
                     ids[i] = self._database.execute(statement, _row(record)).lastrowid or -1
@@ -133,7 +146,7 @@ class Records:
             UsageError: There is no such id, or another record has the key; nothing was changed.
         """
         marks = ", ".join(f"{column} = ?" for column in _COLUMNS)
-        with self._all_or_nothing():
+        with self.all_or_nothing():
             for record_id, record in zip(ids, records, strict=True):
                 try:
                     done = self._database.execute(
@@ -148,7 +161,7 @@ class Records:
 
     def delete(self, ids: Sequence[int] | np.ndarray) -> None:
         """Removes records and the note where their vectors are."""
-        with self._all_or_nothing():
+        with self.all_or_nothing():
             for table, column in (("vectors", "id"), ("records", "id")):
                 self._database.executemany(f"DELETE FROM {table} WHERE {column} = ?", ((int(i),) for i in ids))
 
@@ -164,11 +177,12 @@ class Records:
             found.update((row[0], _record(row[1:])) for row in rows)
         return found
 
-    def all(self, condition: Condition) -> Iterator[tuple[int, Record]]:
-        """The records that pass a filter with their ids, in the ids' order."""
-        columns = f"id, {', '.join(_COLUMNS)}"
-        for row in self._ask(f"SELECT {columns} FROM records WHERE {condition.sql} ORDER BY id", condition.values):
-            yield row[0], _record(row[1:])
+    def page(self, condition: Condition, after: int, most: int) -> list[tuple[int, Record]]:
+        """The first records beyond an id that pass a filter, with their ids, in the order of these."""
+        statement = (
+            f"SELECT id, {', '.join(_COLUMNS)} FROM records WHERE ({condition.sql}) AND id > ? ORDER BY id LIMIT ?"
+        )
+        return [(row[0], _record(row[1:])) for row in self._ask(statement, (*condition.values, after, most))]
 
     def ids(self, condition: Condition) -> np.ndarray:
         """The ids of the records that pass a filter, ascending, int64."""
@@ -192,7 +206,7 @@ class Records:
 
     def link(self, space: int, first_row: int, ids: np.ndarray) -> None:
         """Notes that rows from `first_row` on of a space hold the vectors of records, in place of older ones."""
-        with self._all_or_nothing():
+        with self.all_or_nothing():
             self._database.executemany(
                 "INSERT OR REPLACE INTO vectors (space, row, id) VALUES (?, ?, ?)",
                 ((space, first_row + i, record) for i, record in enumerate(ids.tolist())),
@@ -200,8 +214,9 @@ class Records:
 
     def relink(self, space: int, ids: np.ndarray) -> None:
         """Notes that rows 0 to n of a space hold the vectors of records, and no others do."""
-        self._database.execute("DELETE FROM vectors WHERE space = ?", (space,))
-        self.link(space, 0, ids)
+        with self.all_or_nothing():
+            self._database.execute("DELETE FROM vectors WHERE space = ?", (space,))
+            self.link(space, 0, ids)
 
     def rows(self, space: int, total: int) -> np.ndarray:
         """The record of each row of a space, int64, (total,); -1 where the row is no longer used.
@@ -255,22 +270,6 @@ class Records:
 
     def _one(self, statement: str, values: Sequence[Any] = ()) -> Any:
         return self._ask(statement, values).fetchone()[0]
-
-    def _all_or_nothing(self) -> _Transaction:
-        return _Transaction(self._database)
-
-
-class _Transaction:
-    """Statements that are all done or, after an error, none."""
-
-    def __init__(self, database: sqlite3.Connection) -> None:
-        self._database = database
-
-    def __enter__(self) -> None:
-        self._database.execute("BEGIN")
-
-    def __exit__(self, kind: type | None, error: BaseException | None, trace: object) -> None:
-        self._database.execute("COMMIT" if error is None else "ROLLBACK")
 
 
 def _row(record: Record) -> tuple[Any, ...]:

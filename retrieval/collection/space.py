@@ -100,7 +100,11 @@ class Space:
     def add(self, records: Records, ids: np.ndarray, vectors: np.ndarray, modality: str | None) -> None:
         """Adds vectors of records, or puts them in the place of those they had."""
         first = self.store.append(vectors)
-        records.link(self.entry.number, first, ids)
+        try:
+            records.link(self.entry.number, first, ids)
+        except BaseException:
+            self.store.cut(first)
+            raise
         self.backend.upsert(ids, vectors)
         if modality and modality not in self.entry.modalities:
             self.entry = replace(self.entry, modalities=(*self.entry.modalities, modality))

@@ -126,6 +126,10 @@ class VectorStore:
         self._map = None
         return first
 
+    def cut(self, rows: int) -> None:
+        """Forgets the rows from a number on, none of which is committed."""
+        self.rows, self._map = rows, None
+
     def sync(self) -> None:
         """Brings new rows to the disk and hashes the blocks that they changed."""
         if self._file is not None:

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from palyno.errors import PalynoError, RejectedModelError, UsageError
 from palyno.retrieval.collection import Collection, Hit, Record, query
+from palyno.retrieval.collection.records import Records
 from PIL import Image
 
 NAMES = {"red": (1, 0, 0), "green": (0, 1, 0), "blue": (0, 0, 1)}
@@ -213,6 +214,53 @@ def test_changes_of_a_batch_are_seen_in_it_and_undone_with_it(filled, unit):
         with c.batch():
             pass
         assert c.info()["generation"] == generation + 1
+
+
+def test_a_call_that_fails_in_a_batch_leaves_nothing_of_itself(filled, unit, grains, monkeypatch):
+    def full(*arguments):
+        raise OSError("no room")
+
+    with Collection.open(filled) as c:
+        before = dict(c.records())
+        with c.batch():
+            with monkeypatch.context() as broken:
+                broken.setattr(Records, "link", full)
+                mixed = [*grains(3), *grains(2, first=70)]
+                with pytest.raises(OSError, match="no room"):
+                    c.add(mixed, "pictures", vectors=unit(5, seed=5), known="update")
+            with pytest.raises(UsageError, match="vectors of 16 numbers, got 3"):
+                c.add(grains(1, first=80), "pictures", vectors=unit(1, 3))
+            assert dict(c.records()) == before
+            ids = c.add(grains(2, first=90), "pictures", vectors=unit(2, seed=6))
+        assert len(c) == len(before) + 2 and all(check.ok for check in c.verify())
+        assert np.array_equal(c.vectors(ids, "pictures"), unit(2, seed=6))
+        assert [c.search(v, 1, encoder="pictures")[0].id for v in unit(2, seed=6)] == ids.tolist()
+        assert np.array_equal(c.vectors([1], "pictures"), unit(60)[:1])
+
+
+def test_records_may_change_while_they_are_gone_through(filled, monkeypatch):
+    monkeypatch.setattr("palyno.retrieval.collection.questions._PAGE", 7)
+    with Collection.open(filled) as c:
+        seen = [i for i, _ in c.records("kind = 'text'")]
+        assert len(seen) == 40
+        with c.batch():
+            for i, record in c.records("kind = 'text'"):
+                c.update([i], reviewer=record.text)
+                if i % 2:
+                    c.delete([i])
+        assert [i for i, _ in c.records("kind = 'text'")] == [i for i in seen if i % 2 == 0]
+        assert all(record.reviewer == record.text for _, record in c.records("kind = 'text'"))
+
+
+def test_a_newer_generation_that_is_refused_leaves_the_open_one(filled, unit):
+    with Collection.open(filled) as reader, Collection.open(filled) as writer:
+        writer.delete([1])
+        file = filled / writer._generation.manifest.records.file
+        file.write_bytes(file.read_bytes()[:-1] + b"!")
+        with pytest.raises(RejectedModelError, match=file.name):
+            reader.refresh()
+        assert reader.count("id = 1") == 1
+        assert reader.search(unit(60)[0], 1, encoder="pictures")[0].id == 1
 
 
 def test_a_collection_is_a_public_name():
