@@ -12,23 +12,28 @@ from ... import offline
 from ..blocks import ConvNormAct
 from ..blocks.omni import GlobalGate, KernelSum
 from .graph import Body
+from .heads import Decoder, make_head
 from .peers import Peer, peer
 from .pyramid import Pyramid
 from .rows import Scale
 from .tables import configure, model_names
 
 offline.switch_off()
-from ultralytics.nn.modules import Detect  # noqa: E402
-from ultralytics.nn.tasks import BaseModel, DetectionModel, initialize_weights  # noqa: E402
+from ultralytics.nn.tasks import (  # noqa: E402
+    BaseModel,
+    DetectionModel,
+    RTDETRDetectionModel,
+    initialize_weights,
+)
 
-__all__ = ["PollenModel", "assemble", "build", "model_names"]
+__all__ = ["PollenDETR", "PollenModel", "assemble", "build", "model_names"]
 
 
 class PollenModel(DetectionModel):
     """Body and head in a row, as ultralytics' losses, trainer, validator, predictor and exporters expect them.
 
     In eval mode `model(x)[0]` is (B, 4 + classes, A): for each of A anchors a box (centre x, centre y, width, height,
-    pixels of `x`), then a probability a class.
+    pixels of `x`), then a probability a class. See `heads` for the heads that there are.
 
     Args:
         cfg: Name, YAML file or configuration, see `configure`.
@@ -39,6 +44,8 @@ class PollenModel(DetectionModel):
     Attributes:
         yaml: The full configuration, plain values: `PollenModel(model.yaml)` builds the same network again.
         names: Class names by index.
+        duplicates: Whether several boxes can be of one grain.
+        max_objects: Most boxes that it can give; None for one an anchor.
     """
 
     def __init__(
@@ -53,8 +60,9 @@ class PollenModel(DetectionModel):
         config = self.yaml = configure(cfg, classes=nc, channels=ch)
         scale = Scale(*config["scales"][config["scale"]])
         body = Body(config["layers"], config["outputs"], scale, config["options"], config["channels"])
-        Detect.legacy = False  # A class attribute that older models set: it would change the head's layers.
-        head = Detect(config["nc"], config["reg_max"], False, body.channels)
+        head = make_head(config["head"], config["nc"], config["reg_max"], body.channels)
+        self.duplicates = config["head"] == "detect"
+        self.max_objects = head.num_queries if isinstance(head, Decoder) else None
         part: Any
         for i, part in enumerate((body, head)):
             part.i, part.f, part.type = i, -1, type(part).__name__
@@ -62,8 +70,7 @@ class PollenModel(DetectionModel):
         self.model, self.inplace = torch.nn.Sequential(body, head), True
         self.save: list[int] = []
         self.names = dict(enumerate(config["names"]))
-        head.stride = self.stride = torch.tensor([8.0, 16.0, 32.0])
-        head.bias_init()
+        self.stride, self.nc = torch.tensor([8.0, 16.0, 32.0]), config["nc"]
         # What ultralytics sets for its own blocks (momentum of statistics, activations in place) others may not stand.
         for part in (*body.blocks.values(), head):
             if not isinstance(part, Pyramid):
@@ -87,6 +94,26 @@ class PollenModel(DetectionModel):
         return torch.cat([maps.mean((2, 3)) for maps in self.model[0](x)], 1).unbind(0)
 
 
+class PollenDETR(PollenModel):
+    """A body of ours with RT-DETR's decoder and its loss; all else as `PollenModel`."""
+
+    loss = RTDETRDetectionModel.loss
+    init_criterion = RTDETRDetectionModel.init_criterion
+
+    def predict(
+        self,
+        x: torch.Tensor,
+        profile: bool = False,
+        batch: dict[str, Any] | None = None,
+        augment: bool = False,
+        embed: Sequence[int] | None = None,
+    ) -> Any:
+        """As ultralytics' detectors; `batch` holds the true boxes in training."""
+        if embed or profile:
+            return self._predict_once(x, profile, embed)
+        return self.model[1](self.model[0](x), batch)
+
+
 def build(
     name_or_config: str | Path | Mapping[str, Any],
     *,
@@ -94,6 +121,7 @@ def build(
     edge: str | None = None,
     gate: str | None = None,
     backbone: str | None = None,
+    head: str | None = None,
     channels: int | None = None,
 ) -> PollenModel | Peer:
     """A network with fresh weights: ours, or one of ultralytics' to compare with.
@@ -104,16 +132,19 @@ def build(
         edge: `magnitude`, `reference` or `none`, see `HEM`; None keeps what the table says, `magnitude`.
         gate: `published` or `none`, see `OmniKernel`; None keeps what the table says, `published`.
         backbone: Of the models that have one to choose, see `pyramid`; None keeps what the table says.
+        head: `detect`, `one2one` or `rtdetr`, see `heads`; None keeps what the configuration says.
         channels: Channels of the image; None keeps what the configuration says, else 3.
 
     Raises:
         UnknownModelError: No such name.
         UsageError: An unknown option, or no classes.
     """
-    config = configure(name_or_config, classes=classes, channels=channels, edge=edge, gate=gate, backbone=backbone)
-    return assemble(config)
+    options = {"edge": edge, "gate": gate, "backbone": backbone, "head": head}
+    return assemble(configure(name_or_config, classes=classes, channels=channels, **options))
 
 
 def assemble(config: Mapping[str, Any], verbose: bool = False) -> PollenModel | Peer:
     """The network of a full configuration, as `configure` gives it."""
-    return peer(config, verbose) if "ultralytics" in config else PollenModel(config, verbose=verbose)
+    if "ultralytics" in config:
+        return peer(config, verbose)
+    return (PollenDETR if config.get("head") == "rtdetr" else PollenModel)(config, verbose=verbose)

@@ -11,7 +11,10 @@ import yaml
 
 from ...errors import UnknownModelError, UsageError
 
-__all__ = ["PEERS", "configure", "model_names"]
+__all__ = ["HEADS", "PEERS", "configure", "model_names"]
+
+# What can follow a body, see `palyno.vision.models.heads`.
+HEADS = ("detect", "one2one", "rtdetr")
 
 # Tables of ultralytics' own, by name of the model: file, scale. See `palyno.vision.models.peers`.
 PEERS = {
@@ -46,7 +49,7 @@ def configure(
         classes: Number of classes, or their names in order; None, or the number that the configuration has, keeps
             its names.
         channels: Channels of the image; None keeps what the configuration says, else 3.
-        **options: Values for the table's options; None keeps the table's.
+        **options: Values for the table's options, or for `head`; None keeps the table's.
 
     Returns:
         A new dictionary of plain values, which `configure` takes again and JSON can hold. A table of ours is in it
@@ -58,7 +61,7 @@ def configure(
     """
     config = deepcopy(dict(name_or_config)) if isinstance(name_or_config, Mapping) else _find(str(name_or_config))
     peer = "ultralytics" in config
-    known = _KEYS | ({"ultralytics"} if peer else _OWN_KEYS | {"reg_max"})
+    known = _KEYS | ({"ultralytics"} if peer else _OWN_KEYS | {"reg_max", "head"})
     if unknown := sorted(set(config) - known):
         raise UsageError(f"configuration: unknown {', '.join(unknown)}; expected some of {', '.join(sorted(known))}")
     if peer and config["ultralytics"] not in PEERS:
@@ -70,6 +73,9 @@ def configure(
     config.setdefault("options", {})
     for option, value in options.items():
         if value is None:
+            continue
+        if option == "head" and not peer:
+            config["head"] = value
             continue
         if option not in config["options"]:
             raise UsageError(f"unknown option {option!r}; expected one of {', '.join(config['options']) or 'none'}")
@@ -84,6 +90,8 @@ def configure(
     config["channels"] = channels or config.get("channels", 3)
     if not peer:
         config.setdefault("reg_max", 16)
+        if config.setdefault("head", HEADS[0]) not in HEADS:
+            raise UsageError(f"head: expected one of {', '.join(HEADS)}; got {config['head']!r}")
     return config
 
 
@@ -99,6 +107,8 @@ def _find(name: str) -> dict[str, Any]:
         raise UnknownModelError(f"no model {name!r}; expected a YAML file or one of {', '.join(model_names())}")
     table, chosen = models[stem]
     config = {"name": stem, "scale": chosen.pop("scale"), **table}
+    if "head" in chosen:
+        config["head"] = chosen.pop("head")
     return config | {"options": config.get("options", {}) | chosen}
 
 

@@ -111,6 +111,7 @@ class PollenYOLO(YOLO):
         edge: For a new network, see `build`.
         gate: For a new network, see `build`.
         backbone: For a new network, see `build`.
+        head: For a new network, see `build`.
         verbose: Print a summary.
     """
 
@@ -128,12 +129,14 @@ class PollenYOLO(YOLO):
         edge: str | None = None,
         gate: str | None = None,
         backbone: str | None = None,
+        head: str | None = None,
         verbose: bool = False,
     ):
         name = str(model)
         self._config = {}
         if not name.endswith(".pt"):
-            self._config = configure(name, classes=classes, edge=edge, gate=gate, backbone=backbone)
+            options = {"edge": edge, "gate": gate, "backbone": backbone, "head": head}
+            self._config = configure(name, classes=classes, **options)
         # Not YOLO's: it gives a network with RT-DETR's head to another front end, with its own trainer.
         Model.__init__(self, name if name.endswith((".pt", ".yaml", ".yml")) else f"{name}.yaml", "detect", verbose)
 
