@@ -129,6 +129,8 @@ def info(collection: Path, as_json: bool) -> None:
         reads = f" of {' and '.join(space['modalities'])}s" if space["modalities"] else ""
         click.echo(f"  {space['encoder_id']}: {space['vectors']:,} vectors{reads}, {space['dim']} numbers each")
         click.echo(f"    searched by {space['index']}: {how}")
+        if unused := space.get("rows", 0) - space["vectors"]:
+            click.echo(f"    {unused:,} rows are no longer used; palyno index compact gives back their room")
 
 
 @index.command()

@@ -132,11 +132,11 @@ class VectorStore:
 
     def sync(self) -> None:
         """Brings new rows to the disk and hashes the blocks that they changed."""
-        if self._file is not None:
-            self._file.flush()
-            os.fsync(self._file.fileno())
-            self._file.close()
-            self._file = None
+        # A new file has to reach the disk even where it has no rows.
+        with self._file or self.path.open("rb") as file:
+            file.flush()
+            os.fsync(file.fileno())
+        self._file = None
         whole = (HEADER + 4 * self.dim * self._committed) // BLOCK if self._blocks else 0
         del self._blocks[whole:]
         for start in range(whole * BLOCK, self.nbytes, BLOCK):

@@ -199,8 +199,10 @@ def test_records_are_removed_by_id_or_filter(built):
 
 def test_housekeeping(built, tmp_path):
     run("index", "remove", built, "--where", "id > 5")
+    assert "rows are no longer used; palyno index compact" in run("index", "info", built)
     told = run("index", "compact", built, "--json")
     assert told["bytes"] < told["bytes_before"]
+    assert "no longer used" not in run("index", "info", built)
     told = run("index", "rebuild", built, "--exact-below", 2, "--json")
     assert told["spaces"][0]["index"].startswith("IVF")
     assert "searched by IVF" in run("index", "info", built)
