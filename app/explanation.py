@@ -21,6 +21,7 @@ _EM = 20
 _TILE = 300
 _GAP = 18
 _PAD = 36
+_FOOT = 0.72
 
 _MEANING = {
     "gradcam": "Grad-CAM: where the layer speaks for the class.",
@@ -42,7 +43,8 @@ def draw(explanation: Explanation) -> Image.Image:
     width = 2 * _PAD + columns * _TILE + (columns - 1) * _GAP
     head, caption, names = round(4.6 * _EM), round(2.9 * _EM), round(1.9 * _EM) * max(len(explanation.candidates), 1)
     tiles = rows * (_TILE + caption + _GAP)
-    height = _PAD + head + tiles + max(names, round(2.6 * _EM)) + round(5.4 * _EM)
+    foot = _foot_lines(explanation, width - 2 * _PAD)
+    height = _PAD + head + tiles + max(names, round(2.6 * _EM)) + round(1.25 * _EM * len(foot) + 0.4 * _EM) + _PAD
     canvas = Image.new("RGB", (width, height), "white")
     pen = ImageDraw.Draw(canvas)
     _draw_head(pen, explanation, width)
@@ -58,7 +60,7 @@ def draw(explanation: Explanation) -> Image.Image:
     y = _PAD + head + tiles
     _draw_names(canvas, pen, explanation, y)
     _draw_key(canvas, pen, y, width)
-    _draw_foot(pen, explanation, height, width)
+    _draw_foot(pen, foot, height)
     return canvas
 
 
@@ -121,7 +123,7 @@ def _marked(tile: Image.Image, explanation: Explanation) -> Image.Image:
     pen = ImageDraw.Draw(layer)
     ax, ay, bx, by = (2 * v for v in _moved(explanation.box, scale, left, top))
     radius = 0.3 * min(bx - ax, by - ay)
-    colour = colours([explanation.taxon])[explanation.taxon]
+    colour = _palette(explanation)[explanation.taxon]
     pen.rounded_rectangle((ax - 2, ay - 2, bx + 2, by + 2), radius, None, (255, 255, 255, 150), 10)
     pen.rounded_rectangle((ax, ay, bx, by), radius, None, (*colour, 255), 5)
     if explanation.um_per_px:
@@ -134,6 +136,10 @@ def _marked(tile: Image.Image, explanation: Explanation) -> Image.Image:
         pen.rectangle((x - 3, y - 3, x + 2 * length + 3, y + 11), (255, 255, 255, 220))
         pen.rectangle((x, y, x + 2 * length, y + 8), (*_INK, 255))
     return Image.alpha_composite(tile.convert("RGBA"), layer.reduce(2)).convert("RGB")
+
+
+def _palette(explanation: Explanation) -> dict[str, RGB]:
+    return colours([explanation.taxon, *(name for name, _ in explanation.candidates)])
 
 
 def _moved(box: Sequence[float], scale: float, left: float, top: float) -> tuple[float, float, float, float]:
@@ -149,6 +155,8 @@ def _place(
     mask = Image.new("L", (4 * _TILE, 4 * _TILE), 0)
     ImageDraw.Draw(mask).rounded_rectangle((0, 0, 4 * _TILE - 1, 4 * _TILE - 1), 40, 255)
     canvas.paste(tile, (x, y), mask.reduce(4))
+    # A field as white as the page has no border of its own.
+    pen.rounded_rectangle((x, y, x + _TILE - 1, y + _TILE - 1), 10, None, _FAINT)
     bold, small = font(round(0.86 * _EM), "Bold"), font(round(0.74 * _EM))
     pen.text((x, y + _TILE + 0.4 * _EM), _fit(lines[0], bold, _TILE), _INK, bold)
     pen.text((x, y + _TILE + 1.6 * _EM), _fit(lines[1], small, _TILE), _GREY, small)
@@ -200,9 +208,9 @@ def _bar(probability: float, length: int, colour: RGB) -> Image.Image:
 def _draw_names(canvas: Image.Image, pen: ImageDraw.ImageDraw, explanation: Explanation, y: int) -> None:
     """The likeliest names, each with a bar of its probability."""
     rows = explanation.candidates or ((explanation.taxon, explanation.probability),)
-    palette = colours([name for name, _ in rows])
+    palette = _palette(explanation)
     step, small = round(1.9 * _EM), font(round(0.86 * _EM))
-    label, bar = 15 * _EM, 12 * _EM
+    label, bar = 13 * _EM, 8 * _EM
     for number, (name, probability) in enumerate(rows):
         top = y + number * step
         face = font(round(0.86 * _EM), _style(name))
@@ -225,17 +233,32 @@ def _draw_key(canvas: Image.Image, pen: ImageDraw.ImageDraw, y: int, width: int)
     pen.text((x + length, y + 1.15 * _EM), "most of this map", _GREY, small, anchor="ra")
 
 
-def _draw_foot(pen: ImageDraw.ImageDraw, explanation: Explanation, height: int, width: int) -> None:
-    made, small = explanation.provenance, font(round(0.72 * _EM))
-    x1, y1, x2, y2 = explanation.sight
-    lines = [
+def _foot_lines(explanation: Explanation, width: int) -> list[str]:
+    """What was explained, what the maps mean, and by which model, in lines that fit."""
+    made, (x1, y1, x2, y2) = explanation.provenance, explanation.sight
+    told = [
         f"Explained: the logit {explanation.logit:.2f}, a probability of {explanation.probability:.2f}, of "
         f"{explanation.explained}, at stride {explanation.stride}, where the network is shown {x2 - x1} × {y2 - y1} px "
         "around the grain.",
-        " ".join(told for method, told in _MEANING.items() if any(one.method == method for one in explanation.maps)),
+        " ".join(line for method, line in _MEANING.items() if any(one.method == method for one in explanation.maps)),
         *(f"Left out: {method}, {reason}." for method, reason in explanation.left_out),
         f"{made.model}  {made.sha256[:8]}, palyno {made.version}",
     ]
+    small = font(round(_FOOT * _EM))
+    lines: list[str] = []
+    for text in filter(None, told):
+        line = ""
+        for word in text.split(" "):
+            longer = f"{line} {word}" if line else word
+            if line and small.getlength(longer) > width:
+                lines.append(line)
+                longer = word
+            line = longer
+        lines.append(line)
+    return lines
+
+
+def _draw_foot(pen: ImageDraw.ImageDraw, lines: Sequence[str], height: int) -> None:
     y = height - _PAD + 8 - 1.25 * _EM * len(lines)
     for number, line in enumerate(lines):
-        pen.text((_PAD, y + 1.25 * _EM * number), _fit(line, small, width - 2 * _PAD), _GREY, small)
+        pen.text((_PAD, y + 1.25 * _EM * number), line, _GREY, font(round(_FOOT * _EM)))
