@@ -13,6 +13,7 @@ import hashlib
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -122,7 +123,7 @@ def collect(
             adding = _Adding(collection, _encoders("image", images), known, SourceReport(str(source), "results"))
             _add_results(adding, source, slides, progress)
         else:
-            adding = _Adding(collection, _encoders("text", texts)[:1], known, SourceReport(str(source), "texts"))
+            adding = _Adding(collection, _encoders("text", texts, most=1), known, SourceReport(str(source), "texts"))
             _add_texts(adding, source)
         adding.commit()
         reports.append(adding.report)
@@ -204,10 +205,11 @@ class _Adding:
         self._waiting = []
 
 
-def _encoders(modality: str, given: Sequence[Encoder] | None) -> Sequence[Encoder]:
+def _encoders(modality: str, given: Sequence[Encoder] | None, most: int | None = None) -> Sequence[Encoder]:
     from ..retrieval.collection.query import shipped_encoders
 
-    found = list(shipped_encoders(modality)) if given is None else list(given)
+    # The first encoder of texts reads texts of any length; the others read phrases, to look for pictures with.
+    found = list(islice(shipped_encoders(modality) if given is None else given, most))
     if not found:
         what = {"image": "pictures of grains", "text": "texts"}[modality]
         raise RejectedModelError(f"no encoder of {what} is at hand: this version of palyno does not ship one")
