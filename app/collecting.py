@@ -113,18 +113,22 @@ def collect(
         progress: Is told how far it is, slide by slide.
 
     Raises:
-        InputError: A source cannot be read at all.
         RejectedModelError: No encoder is at hand for what there is.
     """
     progress = progress or Progress()
     reports = []
     for source in sources:
-        if source.is_dir():
-            adding = _Adding(collection, _encoders("image", images), known, SourceReport(str(source), "results"))
-            _add_results(adding, source, slides, progress)
-        else:
-            adding = _Adding(collection, _encoders("text", texts, most=1), known, SourceReport(str(source), "texts"))
-            _add_texts(adding, source)
+        try:
+            if source.is_dir():
+                adding = _Adding(collection, _encoders("image", images), known, SourceReport(str(source), "results"))
+                _add_results(adding, source, slides, progress)
+            else:
+                adding = _Adding(
+                    collection, _encoders("text", texts, most=1), known, SourceReport(str(source), "texts")
+                )
+                _add_texts(adding, source)
+        except InputError as error:
+            adding.report.skipped.append((str(source), str(error)))
         adding.commit()
         reports.append(adding.report)
     return reports

@@ -130,7 +130,7 @@ def test_unfinished_and_damaged_results_are_refused(results, encoders, tmp_path)
     document = json.loads((results / "run.json").read_text())
     for change, said in (({"finished": False}, "broken off"), ({"slides": None}, "what palyno detect writes")):
         (results / "run.json").write_text(json.dumps(document | change))
-        assert said in run("index", "build", tmp_path / "c", results, code=3)
+        assert said in run("index", "build", tmp_path / "c", results, code=4)
     (results / "run.json").unlink()
     assert "expected run.json beside grains.csv" in run("index", "build", tmp_path / "c", results, code=3)
     assert "no results and no texts" in run("index", "build", tmp_path / "c", tmp_path / "slides", code=4)
@@ -166,6 +166,14 @@ def test_texts_of_every_kind_come_in_and_broken_entries_are_counted(encoders, tm
         assert collection.count("extra.year = '1991' and slide = 'l.bib'") == 1
         assert collection.count("extra.depth = '12'") == 1
     assert run("index", "add", tmp_path / "c", folder / "notes.txt", "--json")["sources"][0]["known"] == 2
+
+
+def test_a_file_that_cannot_be_read_at_all_does_not_stop_the_others(encoders, tmp_path):
+    (tmp_path / "a.txt").write_bytes("Füße".encode("latin-1"))
+    (tmp_path / "b.txt").write_text("Füße", encoding="utf-8")
+    told = run("index", "build", tmp_path / "c", tmp_path / "a.txt", tmp_path / "b.txt", "--json", code=3)
+    assert told["records"] == 1
+    assert "save the file as UTF-8" in told["sources"][0]["skipped"][0]["reason"]
 
 
 def test_a_path_that_is_no_source_is_named(encoders, tmp_path):
