@@ -12,6 +12,15 @@ import click
 from ...errors import NothingToDoError
 from . import options as shared
 
+# Figures that the table shows, and how validation and docs/results/detectors.json call them.
+_FIGURES = (
+    ("mAP50-95", "metrics/mAP50-95(B)"),
+    ("mAP50", "metrics/mAP50(B)"),
+    ("mAP50-95", "mAP50-95"),
+    ("mAP50", "mAP50"),
+)
+_NUMBERS = ("classes", "M params", "GFLOPs", "weights")
+
 
 @click.group()
 def models() -> None:
@@ -21,11 +30,39 @@ def models() -> None:
 @models.command("list")
 @shared.as_json
 def list_models(as_json: bool) -> None:
-    """List the models: name, size, licence, what they were trained on."""
-    from ...vision.weights import shipped_models
+    """List the models: those whose weights ship first, then the detectors that can be trained.
 
-    rows = [{"name": name, **entry._asdict()} for name, entry in sorted(shipped_models().items())]
-    _tell(rows, as_json, ("name", "bytes", "licence", "source"))
+    Parameters and GFLOPs (multiplications and additions on a tile of 640 px) are for 80 classes. Weights ship where a
+    licence is shown; figures are those of the weights' own validation, or of docs/results/detectors.json.
+    """
+    from ..zoo import list_zoo
+
+    rows = list_zoo()
+    if as_json:
+        click.echo(json.dumps({"models": rows}, ensure_ascii=False))
+        return
+    shown = []
+    for row in rows:
+        figures = row["figures"] or {}
+        best = {name: figures[key] for name, key in _FIGURES if key in figures}
+        options = row["options"] if row["head"] in ("detect", None) else {**row["options"], "head": row["head"]}
+        shown.append(
+            {
+                "name": row["name"],
+                "kind": row["kind"],
+                "weights": f"{row['bytes'] / 1e6:.1f} MB" if row["ships"] else "",
+                "classes": len(row["classes"]) if row.get("classes") else "",
+                "M params": f"{row['parameters'] / 1e6:.2f}" if row["parameters"] else "",
+                "GFLOPs": f"{row['gflops']:.1f}" if row["gflops"] else "",
+                "options": ", ".join(f"{k} {'to choose' if v is None else v}" for k, v in options.items()),
+                "licence": row["licence"] if row["ships"] else "",
+                "figures": ", ".join(f"{name} {value:.3f}" for name, value in best.items()),
+            }
+        )
+    _show(shown, tuple(shown[0]) if shown else ())
+    for row in rows:
+        if row["ships"]:
+            click.echo(f"{row['name']} was trained on {row['source']}.")
 
 
 @models.command()
@@ -39,20 +76,28 @@ def verify(as_json: bool) -> int:
     return 0 if all(row["status"] == "ok" for row in rows) else 5
 
 
-@models.command(short_help="Convert a published checkpoint of BiFormer to safetensors.")
+@models.command(short_help="Convert a published checkpoint of HieraEdgeNet or BiFormer to safetensors.")
 @click.argument("checkpoint", type=click.Path(dir_okay=False, path_type=Path))
 @click.option("--out", required=True, type=click.Path(dir_okay=False, path_type=Path), help="File to write.")
 @shared.overwrite
 @shared.as_json
 def convert(checkpoint: Path, out: Path, overwrite: bool, as_json: bool) -> None:
-    """Convert CHECKPOINT, weights that BiFormer's authors published, to safetensors under our names.
+    """Convert CHECKPOINT, weights that the authors of HieraEdgeNet or BiFormer published, to safetensors.
 
-    Such a file is a pickle; it is read in a process of its own, which takes tensors and runs nothing. timm then loads
-    the result: timm.create_model(NAME, pretrained=True, pretrained_cfg_overlay={"file": OUT}).
+    Such a file is a pickle; it is read in a process of its own, which takes what it holds and runs nothing. A detector
+    of HieraEdgeNet's authors (a .pt of their fork of ultralytics) then is a --model for all commands. A backbone of
+    BiFormer's is for timm: timm.create_model(NAME, pretrained=True, pretrained_cfg_overlay={"file": OUT}).
     """
-    from ...vision.backbones.convert import convert_biformer
+    from ...data.atomic import refuse_existing
+    from ...vision.checkpoint import read_checkpoint
 
-    name = convert_biformer(checkpoint, out, overwrite=overwrite)
+    refuse_existing(out, overwrite=overwrite)
+    content = read_checkpoint(checkpoint, "a checkpoint of HieraEdgeNet or BiFormer")
+    if content.modules:
+        from ...vision.models.convert import write_hieraedge as write
+    else:
+        from ...vision.backbones.convert import write_biformer as write
+    name = write(checkpoint, content, out)
     if as_json:
         click.echo(json.dumps({"architecture": name, "out": str(out), "bytes": out.stat().st_size}))
     else:
@@ -81,7 +126,13 @@ def verified() -> list[dict[str, Any]]:
 def _tell(rows: list[dict[str, Any]], as_json: bool, columns: tuple[str, ...]) -> None:
     if as_json:
         click.echo(json.dumps({"models": rows}))
-        return
+    else:
+        _show(rows, columns)
+
+
+def _show(rows: list[dict[str, Any]], columns: tuple[str, ...]) -> None:
+    import sys
+
     from rich import box
     from rich.console import Console
     from rich.table import Table
@@ -89,7 +140,9 @@ def _tell(rows: list[dict[str, Any]], as_json: bool, columns: tuple[str, ...]) -
 
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
     for column in columns:
-        table.add_column(column, justify="right" if column == "bytes" else "left", overflow="fold")
+        table.add_column(column, justify="right" if column in _NUMBERS else "left", overflow="fold")
     for row in rows:
         table.add_row(*(Text(str(row[column])) for column in columns))
-    Console(highlight=False).print(table if rows else "no models are installed")
+    # As wide as the terminal; in a file as wide as it takes.
+    console = Console(highlight=False, width=None if sys.stdout.isatty() else 150)
+    console.print(table if rows else "no models are installed")

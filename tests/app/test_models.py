@@ -5,8 +5,10 @@ import json
 
 import pytest
 from click.testing import CliRunner
+from palyno.app import zoo
 from palyno.app.cli import cli
 from palyno.vision import weights
+from palyno.vision.models.tables import model_names
 
 
 @pytest.fixture
@@ -35,7 +37,44 @@ def test_list_names_licence_and_source(lock):
     done = run("list")
     assert done.exit_code == 0
     assert all(word in done.stdout for word in ("tiny", "AGPL-3.0", "made up"))
-    assert json.loads(run("list", "--json").stdout)["models"][0]["bytes"] == 3
+    first = json.loads(run("list", "--json").stdout)["models"][0]
+    assert (first["name"], first["bytes"], first["ships"]) == ("tiny", 3, True)
+    assert "expected safetensors, got 3 bytes" in first["problem"]
+
+
+def test_list_has_every_model_that_can_be_built_with_its_size_and_work():
+    rows = {row["name"]: row for row in json.loads(run("list", "--json").stdout)["models"]}
+    assert set(model_names()) <= set(rows)
+    keys = {"family", "parameters", "gflops", "bytes", "head", "options", "ships", "licence", "figures", "kind"}
+    assert all(keys <= set(row) for row in rows.values())
+    assert rows["hieraedge-n-reference"]["options"] == {"edge": "reference", "gate": "published"}
+    assert rows["backbone-yolo-n"]["parameters"] is None, "which backbone is not said"
+    table = run("list").stdout
+    assert all(name in table for name in rows)
+
+
+def test_figures_are_the_weights_own_or_those_that_were_measured(tmp_path, monkeypatch, shipped_model):
+    def figures():
+        return {row["name"]: row["figures"] for row in zoo.list_zoo()}
+
+    monkeypatch.setattr(zoo, "FIGURES", tmp_path / "none.json")
+    own = weights.read_metadata(weights.LOCK.parent / weights.shipped_models()[shipped_model].file)
+    assert figures()[shipped_model] == own.training["validation"]
+    assert figures()["yolo12n"] is None
+    (tmp_path / "some.json").write_text(json.dumps({"models": {"yolo12n": {"mAP50": 0.25}}}))
+    monkeypatch.setattr(zoo, "FIGURES", tmp_path / "some.json")
+    assert figures()["yolo12n"] == {"mAP50": 0.25}
+    assert "mAP50 0.250" in run("list").stdout
+    (tmp_path / "some.json").write_text("[")
+    assert figures()["yolo12n"] is None
+
+
+def test_listing_builds_nothing(run_python):
+    code = (
+        "import sys, palyno.app.cli as c; c.cli.main(['models', 'list'], standalone_mode=False);"
+        "print([m for m in ('torch', 'ultralytics', 'pandas') if m in sys.modules])"
+    )
+    assert run_python("-c", code).splitlines()[-1] == "[]"
 
 
 @pytest.mark.parametrize(

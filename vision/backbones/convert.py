@@ -11,21 +11,21 @@ from __future__ import annotations
 
 import json
 import re
-import subprocess
-import sys
 from collections.abc import Mapping
 from pathlib import Path
-from tempfile import TemporaryDirectory
 
 import torch
-from safetensors.torch import load_file, save
+from safetensors.torch import save
 
 from ...data.atomic import refuse_existing, replacing
 from ...errors import RejectedModelError
 from ..blocks.biformer import VARIANTS
+from ..checkpoint import Checkpoint, read_checkpoint
 from .biformer import BiFormer
 
-__all__ = ["convert_biformer"]
+__all__ = ["convert_biformer", "write_biformer"]
+
+WHAT = "a checkpoint of BiFormer"
 
 # From the authors' names to ours, in this order, each at most once.
 _NAMES = (
@@ -56,11 +56,13 @@ def convert_biformer(source: str | Path, out: str | Path, *, overwrite: bool = F
         RejectedModelError: Not such a checkpoint, or not one of a network of the family.
         UsageError: `out` is there already and `overwrite` is off.
     """
-    source = Path(source)
     refuse_existing(out, overwrite=overwrite)
-    if not source.is_file():
-        raise RejectedModelError(f"{source}: expected a checkpoint of BiFormer, there is no such file")
-    theirs = _tensors(source)
+    return write_biformer(Path(source), read_checkpoint(source, WHAT), out)
+
+
+def write_biformer(source: Path, checkpoint: Checkpoint, out: str | Path) -> str:
+    """As `convert_biformer`, of a checkpoint that has been read."""
+    theirs = checkpoint.tensors
     names = {_ours(name): name for name in theirs}
     tensors = {ours: theirs[name] for ours, name in names.items()}
     variant = _variant(source, tensors, names)
@@ -68,7 +70,7 @@ def convert_biformer(source: str | Path, out: str | Path, *, overwrite: bool = F
         if not torch.isfinite(tensor).all():
             raise RejectedModelError(f"{source}: expected finite weights, got others in {names[name]}")
     metadata = {"format": "pt", "palyno": json.dumps({"architecture": variant, "source": source.name})}
-    with replacing(out, "wb", overwrite=overwrite) as file:
+    with replacing(out, "wb") as file:
         file.write(save(tensors, metadata))
     return variant
 
@@ -77,21 +79,6 @@ def _ours(name: str) -> str:
     for theirs, ours in _NAMES:
         name = re.sub(theirs, ours, name, count=1)
     return name
-
-
-def _tensors(source: Path) -> dict[str, torch.Tensor]:
-    with TemporaryDirectory(prefix="palyno-") as folder:
-        out = Path(folder) / "tensors.safetensors"
-        # -P: modules are not looked for beside the program.
-        command = [sys.executable, "-P", str(Path(__file__).with_name("unpickle.py")), str(source.resolve()), str(out)]
-        done = subprocess.run(command, capture_output=True, text=True)
-        if done.returncode:
-            said = done.stderr.strip().splitlines() or [f"exit code {done.returncode}"]
-            raise RejectedModelError(
-                f"{source}: expected a checkpoint of BiFormer as its authors publish them, got {said[-1]}; nothing in "
-                "it was run"
-            )
-        return load_file(out)
 
 
 def _variant(source: Path, tensors: Mapping[str, torch.Tensor], names: Mapping[str, str]) -> str:

@@ -100,7 +100,7 @@ class PollenDETR(PollenModel):
     loss = RTDETRDetectionModel.loss
     init_criterion = RTDETRDetectionModel.init_criterion
 
-    def predict(
+    def predict(  # type: ignore[override]
         self,
         x: torch.Tensor,
         profile: bool = False,

@@ -36,6 +36,8 @@ class OneToOne(Detect):
 
     # Not ultralytics' switch: it would list pairs.
     end2end: Any = False
+    cv2: Any
+    cv3: Any
 
     def __init__(self, nc: int, reg_max: int, ch: Sequence[int]):
         super().__init__(nc, reg_max, True, tuple(ch))

@@ -12,6 +12,7 @@ from palyno import RejectedModelError, UsageError
 from palyno.app.cli import cli
 from palyno.vision.backbones import BiFormer, convert
 from palyno.vision.blocks.biformer import BiFormerPyramid
+from palyno.vision.checkpoint import Checkpoint
 from safetensors import safe_open
 from safetensors.torch import load_file
 
@@ -220,18 +221,17 @@ def without(state, name):
     ],
 )
 def test_tensors_that_are_not_those_of_a_network_are_named(change, message, tmp_path, monkeypatch):
-    monkeypatch.setattr(convert, "_tensors", lambda source: change(published()))
+    monkeypatch.setattr(convert, "read_checkpoint", lambda *_: Checkpoint(change(published()), {}, {}))
     (tmp_path / "x.pth").touch()
     with pytest.raises(RejectedModelError, match=message):
         convert.convert_biformer(tmp_path / "x.pth", tmp_path / "out.safetensors")
 
 
 def test_any_number_of_classes_is_taken_and_files_are_not_written_over(tmp_path, monkeypatch):
-    monkeypatch.setattr(convert, "_tensors", lambda source: published(classes=3))
     source, out = tmp_path / "x.pth", tmp_path / "out.safetensors"
     with pytest.raises(RejectedModelError, match="there is no such file"):
         convert.convert_biformer(source, out)
-    source.touch()
+    monkeypatch.setattr(convert, "read_checkpoint", lambda *_: Checkpoint(published(classes=3), {}, {}))
     assert convert.convert_biformer(source, out) == "biformer_tiny"
     timm.create_model("biformer_tiny", num_classes=3).load_state_dict(load_file(out))
     with pytest.raises(UsageError, match="already there"):

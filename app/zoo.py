@@ -1,0 +1,78 @@
+"""The models there are, with their sizes, work, weights and figures: what `palyno models list` shows.
+
+Nothing is built and no torch imported: sizes are in `vision/models/zoo.json`, the rest in the weights' headers.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from ..errors import RejectedModelError
+
+__all__ = ["FIGURES", "list_zoo"]
+
+# Of a repository, not of an installed package.
+FIGURES = Path(__file__).parents[1] / "docs" / "results" / "detectors.json"
+
+# Of the code: what is trained with it takes the licence of its data, too.
+LICENCE = "AGPL-3.0-or-later"
+
+
+def list_zoo() -> list[dict[str, Any]]:
+    """A row a model, those that ship first.
+
+    Each has `name`, `kind` (`detector` or `encoder`), `family` (`palyno` or `ultralytics`), `parameters`, `gflops`
+    (640 px), both for 80 classes and None where a backbone is still to choose; `head`, `options`, `ships`, `bytes` of
+    the weights in half precision (those that ship, else those that training would write), `licence`; where weights ship
+    also `file`, `sha256`, `source`, `classes`, `imgsz`; and `figures`, None where there are none.
+    """
+    from ..vision.models.zoo import read_zoo
+    from ..vision.weights import shipped_models
+
+    zoo, shipped, measured = read_zoo(), shipped_models(), _measured()
+    ships = sorted(shipped, key=lambda n: (shipped[n].kind != "detector", n))
+    names = [*ships, *sorted(set(zoo) - set(shipped), key=lambda n: (zoo[n]["family"] != "palyno", n))]
+    rows = []
+    for name in names:
+        row: dict[str, Any] = {"name": name, "kind": "detector", "ships": False, "licence": LICENCE, "figures": None}
+        row |= zoo.get(
+            name, {"family": "palyno", "parameters": None, "gflops": None, "bytes": None, "head": None, "options": {}}
+        )
+        if name in shipped:
+            row |= {"ships": True, **shipped[name]._asdict()}
+            if row["kind"] == "detector":
+                row |= _said(shipped[name].file, zoo)
+        if name in measured:
+            row["figures"] = measured[name]
+        rows.append(row)
+    return rows
+
+
+def _said(file: str, zoo: dict[str, dict[str, Any]]) -> dict[str, Any]:
+    """What the header of weights that ship says; of a file that is not right, only that."""
+    from ..vision import weights
+
+    try:
+        metadata = weights.read_metadata(weights.LOCK.parent / file)
+    except RejectedModelError as error:
+        return {"classes": [], "problem": str(error)}
+    config = metadata.config
+    network = zoo.get(str(config.get("name")), {})
+    return {
+        "classes": list(metadata.classes),
+        "imgsz": metadata.imgsz,
+        "head": config.get("head", "detect"),
+        "options": dict(config.get("options", {})),
+        "figures": metadata.training.get("validation") or None,
+        **{key: network[key] for key in ("family", "parameters", "gflops") if key in network},
+    }
+
+
+def _measured() -> dict[str, dict[str, Any]]:
+    try:
+        models = json.loads(FIGURES.read_text(encoding="utf-8"))["models"]
+        return {str(name): dict(figures) for name, figures in models.items()}
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return {}

@@ -1,0 +1,85 @@
+"""Every model that `build` takes, with its size and work: measured once into `zoo.json`, read without building any.
+
+    python -m palyno.vision.models.zoo          # measures all again and writes zoo.json
+
+Parameters are those that are trained. Multiplications and additions are PyTorch's own count
+(`torch.utils.flop_counter`: convolutions, products of matrices and attention; Fourier transforms and elementwise steps
+are counted by no one) of the network as it is used: fused, one RGB image of 640 px, with plain operators. Both for 80
+classes, as detectors are compared.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from .tables import PEERS, configure, model_names
+
+__all__ = ["CLASSES", "SIDE", "ZOO", "measure", "read_zoo"]
+
+ZOO = Path(__file__).with_name("zoo.json")
+CLASSES, SIDE = 80, 640
+
+# Plain operators: our own are not known to the counter.
+_PLAIN = {"PALYNO_DEPTHWISE": "reference", "PALYNO_OMNI": "reference", "PALYNO_SOBEL": "reference"}
+
+
+def read_zoo() -> dict[str, dict[str, Any]]:
+    """What `measure` said of each model when `zoo.json` was written, by name.
+
+    Entries: `family` (`palyno`, or `ultralytics` for its own tables), `parameters`, `gflops`, `bytes` of the weights in
+    half precision, `head`, and `options` with the values that the name stands for. Numbers are None where a model is
+    one only once its backbone is named.
+    """
+    zoo: dict[str, dict[str, Any]] = json.loads(ZOO.read_text(encoding="utf-8"))["models"]
+    return zoo
+
+
+def measure(name: str) -> dict[str, Any]:
+    """Builds a model and counts."""
+    import torch
+    from torch.utils.flop_counter import FlopCounterMode
+
+    from .detection import build
+
+    config = configure(name, classes=CLASSES)
+    about = {
+        "family": "ultralytics" if name in PEERS else "palyno",
+        "head": "rtdetr" if name.startswith("rtdetr") else config.get("head", "detect"),
+        "options": config["options"],
+    }
+    if None in config["options"].values():
+        return {**about, "parameters": None, "gflops": None, "bytes": None}
+    model = build(name, classes=CLASSES).eval()
+    parameters = sum(p.numel() for p in model.parameters())
+    size = sum(t.numel() * (2 if t.is_floating_point() else t.element_size()) for t in model.state_dict().values())
+    network = model.fuse()
+    with _plain_operators(), torch.no_grad(), FlopCounterMode(display=False) as counter:
+        network(torch.zeros(1, 3, SIDE, SIDE))
+    gflops = round(counter.get_total_flops() / 1e9, 2)
+    return {**about, "parameters": parameters, "gflops": gflops, "bytes": size}
+
+
+def _plain_operators() -> Any:
+    import os
+    from unittest.mock import patch
+
+    return patch.dict(os.environ, _PLAIN)
+
+
+def _main() -> None:
+    import sys
+
+    from ...data.atomic import write_text
+
+    models = {}
+    for name in model_names():
+        models[name] = measure(name)
+        print(name, models[name]["parameters"], models[name]["gflops"], file=sys.stderr)
+    document = {"classes": CLASSES, "side": SIDE, "counter": "torch.utils.flop_counter", "models": models}
+    write_text(ZOO, json.dumps(document, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    _main()
