@@ -60,8 +60,9 @@ def bench_runtimes(
 
     Returns:
         The settings, the machine, and `rows`: for each number of threads and runtime the median, quartiles and minimum
-        in milliseconds, `faster` (the median of the rounds' ratios of PyTorch's time to its time), the seconds from an
-        imported PyTorch to the first result, the process's peak memory in MiB, the largest differences from PyTorch.
+        in milliseconds, `faster` (the median of the rounds' ratios of PyTorch's time to its time), `cpu_ms` (the median
+        of the processor time of all its threads), the seconds from an imported PyTorch to the first result, the
+        process's peak memory in MiB, the largest differences from PyTorch.
 
     Raises:
         UsageError: An unknown runtime.
@@ -107,6 +108,7 @@ def _measure(
 ) -> list[dict[str, Any]]:
     workers: dict[str, subprocess.Popen[str]] = {}
     times: dict[str, list[float]] = {name: [] for name in names}
+    work: dict[str, list[float]] = {name: [] for name in names}
     try:
         started = {}
         for i, name in enumerate(names):
@@ -132,6 +134,7 @@ def _measure(
                 answer = _ask(name, workers[name], "tile")
                 if turn >= WARM_UP:
                     times[name].append(1000 * answer["seconds"])
+                    work[name].append(1000 * answer["cpu_seconds"])
         ends = {name: _ask(name, workers[name], "end") for name in names}
     finally:
         for worker in workers.values():
@@ -144,6 +147,8 @@ def _measure(
             "runtime": name,
             **_summary(times[name]),
             "faster": round(statistics.median(a / b for a, b in zip(times[BASE], times[name], strict=True)), 3),
+            # Of all its threads: what is left of a difference when other work shares the machine.
+            "cpu_ms": round(statistics.median(work[name]), 2),
             "first_s": round(started[name]["seconds"], 2),
             "peak_mib": ends[name]["peak_mib"],
             **_differences(outputs[names.index(BASE)], outputs[i]),
@@ -225,9 +230,9 @@ def _work(task: dict[str, Any], answer: Callable[[dict[str, Any]], None]) -> Non
         if line.strip() == "end":
             answer({"peak_mib": _peak_mib()})
             return
-        began = time.perf_counter()
+        began, worked = time.perf_counter(), time.process_time()
         run()
-        answer({"seconds": time.perf_counter() - began})
+        answer({"seconds": time.perf_counter() - began, "cpu_seconds": time.process_time() - worked})
 
 
 def _peak_mib() -> int:
