@@ -287,7 +287,8 @@ def _integrated(
     image = sight.tensor(opened.device)[0]
     colour = torch.from_numpy(field_colour(sight, box)).to(image).div(255)[:, None, None]
     side = max(image.shape[1:])
-    batch = 4 if opened.device.type == "cpu" else max(1, int(16 * 640**2 / side**2))
+    # Each image brings the maps of every layer along, some 400 MB for one of 640 pixels.
+    batch = 1 if opened.device.type == "cpu" else max(1, int(16 * 640**2 / side**2))
     made = integrated_gradients(
         lambda x: opened.look(x).logits[:, target, index],
         image,

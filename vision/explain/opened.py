@@ -54,6 +54,7 @@ class Opened:
         from ultralytics.nn.modules import Detect
 
         from ..models.graph import Body
+        from ..models.heads import OneToOne
 
         if not isinstance(model, torch.nn.Module):
             raise UsageError("explanations need the network's gradients: load the weights, not an exported file")
@@ -63,6 +64,8 @@ class Opened:
         own: Any = copy.deepcopy(model)
         self.model = own.requires_grad_(False).eval()
         self.head = self.model.model[-1]
+        # Of a head with two copies, the one that answers.
+        self._answers = self.head.one2one if isinstance(self.head, OneToOne) else self.head.one2many
         self.strides = tuple(int(s) for s in self.head.stride.tolist())
         self.body = self.model.model[0] if isinstance(self.model.model[0], Body) else None
         self._roles = _roles_of_rows(self.body) if self.body is not None else _roles_of_numbers(self.model)
@@ -117,7 +120,7 @@ class Opened:
                 made.append(x)
             maps = {name: made[int(name)] for name in names}
             heads = [made[i] for i in self.head.f]
-        logits = self.head.forward_head(heads, **self.head.one2many)["scores"]
+        logits = self.head.forward_head(heads, **self._answers)["scores"]
         return Look(logits, {name: maps[name] for name in names}, tuple((x.shape[2], x.shape[3]) for x in heads))
 
     def boxes(self, image: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:

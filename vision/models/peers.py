@@ -41,7 +41,12 @@ class Peer(DetectionModel):
         yaml: The configuration, plain values: `build(model.yaml)` builds the same network again.
         names: Class names by index.
         args: Weights of the losses, ultralytics' defaults; a trainer sets its own.
+        duplicates: Whether several boxes of one grain come out, which have to be taken out.
+        max_objects: Most boxes that come out, or None for one an anchor.
     """
+
+    duplicates = True
+    max_objects: int | None = None
 
     yaml: dict[str, Any]
     model: Any
@@ -64,6 +69,8 @@ class Peer(DetectionModel):
 class PeerDETR(RTDETRDetectionModel, Peer):
     """RT-DETR of ultralytics; arguments and attributes as `Peer`'s."""
 
+    duplicates = False
+
     def __init__(
         self,
         cfg: str | Path | Mapping[str, Any],
@@ -72,7 +79,7 @@ class PeerDETR(RTDETRDetectionModel, Peer):
         verbose: bool = True,
     ):
         super().__init__(cfg, ch, nc, verbose)
-        self.model[-1].postprocess = _all_classes
+        self.model[-1].postprocess, self.max_objects = _all_classes, self.model[-1].num_queries
 
     def predict(self, x: torch.Tensor, *args: Any, **kwargs: Any) -> Any:
         """As ultralytics', but in eval mode first (B, 4 + classes, queries), boxes in pixels of `x`."""

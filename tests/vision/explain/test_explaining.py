@@ -38,10 +38,20 @@ def result(detector, picture):
     return detector.detect(picture, conf=0.25)
 
 
-@pytest.mark.parametrize("name", ["hieraedge-n", "biformer-nano-yolo", "biformer-nano-edge-yolo", "yolo12n", "yolo11n"])
-def test_an_opened_network_gives_its_own_logits_and_layers_of_every_role(name):
+@pytest.mark.parametrize(
+    ("name", "head"),
+    [
+        ("hieraedge-n", "detect"),
+        ("hieraedge-n", "one2one"),
+        ("biformer-nano-yolo", None),
+        ("biformer-nano-edge-yolo", None),
+        ("yolo12n", None),
+        ("yolo26n", None),
+    ],
+)
+def test_an_opened_network_gives_its_own_logits_and_layers_of_every_role(name, head):
     torch.manual_seed(0)
-    model = build(name, classes=3).eval().fuse()
+    model = build(name, classes=3, head=head).eval().fuse()
     opened, x = Opened(model), torch.rand(2, 3, 64, 96)
     roles = [opened.layer(role, level) for role in ("neck", "backbone") for level in range(3)]
     look = opened.look(x, roles)
