@@ -41,7 +41,7 @@ def search(
     exact: bool,
     as_json: bool,
 ) -> None:
-    """Find grains and texts in COLLECTION by WORDS or by a picture.
+    """Find grains and texts in a collection, by words or by a picture.
 
     Vectors of different encoders do not compare, so each has a list of its own.
     """

@@ -222,7 +222,8 @@ class Questions:
         if encoder is None:
             if len(spaces) != 1:
                 raise UsageError(
-                    f"expected encoder= to say which space is meant: {', '.join(spaces) or 'there is none'}"
+                    "expected encoder= (--space on the command line) to say which space is meant: "
+                    f"{', '.join(spaces) or 'there is none'}"
                 )
             return next(iter(spaces.values()))
         name = encoder if isinstance(encoder, str) else encoder.encoder_id

@@ -112,7 +112,7 @@ def test_with_two_spaces_it_must_be_said_which(collection):
             both.search("green")
         assert [hit.id for hit in both.search("green", encoder="others")] == [5]
         assert [hit.id for hit in both.search("green", 1, encoder="colours")] == [3]
-        with pytest.raises(UsageError, match="say which space is meant: colours, others"):
+        with pytest.raises(UsageError, match=r"say which space is meant: colours, others"):
             both.near_duplicates()
         assert both.near_duplicates(0.9, encoder="others") == []
     with Collection.open(collection.path) as none, pytest.raises(RejectedModelError, match=r"at hand none"):
