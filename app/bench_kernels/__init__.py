@@ -19,7 +19,7 @@ from typing import Any
 from ... import __version__
 from ...errors import UsageError
 
-__all__ = ["OPERATORS", "SCHEMA", "bench_kernels"]
+__all__ = ["OPERATORS", "SCHEMA", "bench_kernels", "device_facts", "thread_count"]
 
 SCHEMA = 1
 # Name on the command line -> the module of its cases and the function in it.
@@ -84,7 +84,7 @@ def bench_kernels(
     began = time.perf_counter()
     results: list[dict[str, Any]] = []
     budget = Budget(seconds=0.0, least=2, most=2) if quick else Budget()
-    with _threads(threads), _stream(device):
+    with thread_count(threads), _stream(device):
         rates = ceilings(device, quick=quick)
         for name in wanted:
             for result in _results(name, device, quick, lambda case: run_case(case, device, rates, budget)):
@@ -96,7 +96,7 @@ def bench_kernels(
             "quick": quick,
             "when": datetime.now(UTC).isoformat(timespec="seconds"),
             "seconds": round(time.perf_counter() - began, 1),
-            "device": _device(device),
+            "device": device_facts(device),
             "versions": _versions(),
             "ceilings": rates,
             "cases": results,
@@ -127,7 +127,8 @@ def _results(name: str, device: str, quick: bool, run: Callable[[Any], dict[str,
 
 
 @contextlib.contextmanager
-def _threads(threads: int | None) -> Iterator[None]:
+def thread_count(threads: int | None) -> Iterator[None]:
+    """So many threads of PyTorch; None leaves it as it is."""
     import torch
 
     before = torch.get_num_threads()
@@ -151,7 +152,8 @@ def _stream(device: str) -> Iterator[None]:
         torch.cuda.synchronize()
 
 
-def _device(device: str) -> dict[str, Any]:
+def device_facts(device: str) -> dict[str, Any]:
+    """Name of the processor or GPU, and what its speed depends on."""
     import torch
 
     if device == "cpu":

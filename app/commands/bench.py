@@ -12,6 +12,8 @@ import click
 
 from . import options as shared
 from .bench_collection import collection
+from .bench_detectors import detectors
+from .bench_matching import matching
 
 
 @click.group()
@@ -20,6 +22,8 @@ def bench() -> None:
 
 
 bench.add_command(collection)
+bench.add_command(detectors)
+bench.add_command(matching)
 
 
 @bench.command()

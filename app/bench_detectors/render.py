@@ -1,0 +1,138 @@
+"""The page of the comparison: tables between `<!-- bench:NAME -->` marks, and a plot. Same documents, same bytes."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from ...data.atomic import write_text
+from ...errors import InputError, UsageError
+from . import SCHEMA
+
+__all__ = ["read_document", "render_page"]
+
+# Figures shown, with their heads; those of counts are shares.
+COLUMNS = {
+    "mAP50-95": "mAP50-95",
+    "mAP50": "mAP50",
+    "AP50_any": "AP50, any grain",
+    "f1": "F1",
+    "count_error": "count error",
+}
+
+
+def read_document(file: Path, key: str) -> dict[str, Any]:
+    """A document of `palyno bench detectors`, which must have `key`.
+
+    Raises:
+        InputError: It is something else.
+    """
+    try:
+        document = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise InputError(f"{file}: expected JSON that `palyno bench detectors` wrote, got {error}") from error
+    if not isinstance(document, dict) or document.get("schema") != SCHEMA or key not in document:
+        raise InputError(f"{file}: expected a document of `palyno bench detectors` with {key!r} and schema {SCHEMA}")
+    return document
+
+
+def render_page(page: Path, scores: Mapping[str, Any], latencies: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Fills the marked places of a page: `scores-SET`, `differences-SET` and `latency`.
+
+    Returns:
+        The names of the places.
+
+    Raises:
+        UsageError: The page is missing, or marks a place that there is nothing for.
+    """
+    from ...vision.models.zoo import read_zoo
+
+    try:
+        text = page.read_text(encoding="utf-8")
+    except OSError as error:
+        raise UsageError(f"{page}: expected a page with places for tables, got {error.strerror}") from error
+    sections = {"latency": _latency(latencies)}
+    for name in scores["sets"]:
+        sections[f"scores-{name}"] = _scores(scores, name, read_zoo())
+        sections[f"differences-{name}"] = _differences(scores, name)
+    places = re.findall(r"<!-- bench:(\S+) -->", text)
+    for place in places:
+        if place not in sections:
+            raise UsageError(f"{page}: there is nothing for {place}; expected some of {', '.join(sections)}")
+        pattern = rf"(<!-- bench:{place} -->\n).*?(<!-- /bench:{place} -->)"
+        text = re.sub(pattern, lambda m, place=place: f"{m[1]}{sections[place]}{m[2]}", text, flags=re.DOTALL)
+    write_text(page, text, overwrite=True)
+    return places
+
+
+def _scores(document: Mapping[str, Any], name: str, zoo: Mapping[str, Any]) -> str:
+    rows = [(model, entry, entry["mean"][name]) for model, entry in document["models"].items() if name in entry["mean"]]
+    rows.sort(key=lambda row: -row[2]["mAP50-95"][0])
+    best = {key: (min if key == "count_error" else max)(mean[key][0] for _, _, mean in rows) for key in COLUMNS}
+    lines = []
+    for model, entry, mean in rows:
+        known = zoo.get(model, {})
+        seeds = sum(name in run for run in entry["runs"].values())
+        cells = [model, _number(known.get("parameters"), 1e6), _number(known.get("gflops"), 1), str(seeds)]
+        cells += [_value(mean[key], key, mean[key][0] == best[key]) for key in COLUMNS]
+        lines.append(cells)
+    images = document["sets"][name]
+    head = ["model", "M parameters", "GFLOPs", "seeds", *COLUMNS.values()]
+    note = (
+        f"{images['images']} images, {images['grains']} grains; means over seeds with 95 % intervals over images.\n\n"
+    )
+    return note + _table(head, lines)
+
+
+def _differences(document: Mapping[str, Any], name: str) -> str:
+    lines = [
+        [model, *(_signed(entry[name][key], key) for key in ("mAP50-95", "mAP50", "AP50_any", "count_error"))]
+        for model, entry in document["differences"].items()
+        if name in entry
+    ]
+    return _table(["less", "mAP50-95", "mAP50", "AP50, any grain", "count error"], lines)
+
+
+def _latency(documents: Sequence[Mapping[str, Any]]) -> str:
+    parts = []
+    for document in documents:
+        device = document["device"]
+        batches = sorted({int(b) for entry in document["models"].values() for b in entry})
+        what = f"{device['name']}, {device['threads']} threads, float32" if device["kind"] == "cpu" else device["name"]
+        reference = document["models"].get("yolo12n", {})
+        lines = []
+        for model, entry in document["models"].items():
+            cells = [model]
+            for batch in batches:
+                own, peer = entry[str(batch)], reference.get(str(batch))
+                cells.append(f"{own['median_ms']:.3g} ms")
+                cells.append(f"{own['median_ms'] / peer['median_ms']:.2f}" if peer else "–")
+            lines.append(cells)
+        head = ["model", *(h for b in batches for h in (f"batch {b}", "of YOLO12n's"))]
+        parts.append(f"{what}, torch {document['torch']}, {document['when']}:\n\n{_table(head, lines)}")
+    return "\n".join(parts) if parts else "Not measured.\n"
+
+
+def _value(figure: Sequence[float], key: str, best: bool) -> str:
+    value, *ends = (f"{v:.1%}" if key == "count_error" else f"{v:.3f}" for v in figure)
+    text = f"**{value}**" if best else value
+    return f"{text} ({ends[0]} to {ends[1]})" if ends else text
+
+
+def _signed(figure: Sequence[float], key: str) -> str:
+    value, *ends = (f"{100 * v:+.1f}" for v in figure)
+    sure = len(ends) == 2 and figure[1] * figure[2] > 0
+    text = f"**{value}**" if sure else value
+    return f"{text} ({ends[0]} to {ends[1]})" if ends else text
+
+
+def _number(value: float | None, unit: float) -> str:
+    return f"{value / unit:.2f}" if value else "–"
+
+
+def _table(head: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
+    rows = [head, ["---"] * len(head), *lines]
+    return "".join("| " + " | ".join(row) + " |\n" for row in rows)

@@ -1,0 +1,204 @@
+"""One document of all runs: figures with intervals, and differences between detectors on the same draws of images."""
+
+from __future__ import annotations
+
+import datetime
+import hashlib
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from fnmatch import fnmatch
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ... import __version__
+from ...data.annotations import LabelledImage
+from ...errors import InputError, UsageError
+from . import SCHEMA
+
+__all__ = ["FIGURES", "Truth", "score_all"]
+
+FIGURES = ("mAP50", "mAP50-95", "AP50_any", "precision", "recall", "f1", "count_error")
+
+
+@dataclass(frozen=True)
+class Truth:
+    """The true boxes of a set: `NAME=FILE` or `NAME=FILE:GLOB`.
+
+    Attributes:
+        name: The set's name.
+        file: A COCO file.
+        only: Only images whose name matches, or None.
+    """
+
+    name: str
+    file: Path
+    only: str | None = None
+
+    @classmethod
+    def parse(cls, text: str) -> Truth:
+        """Reads the form above.
+
+        Raises:
+            UsageError: It is another.
+        """
+        name, _, rest = text.partition("=")
+        file, _, only = rest.partition(":")
+        if not name or not file:
+            raise UsageError(f"--truth: expected NAME=FILE or NAME=FILE:GLOB, got {text!r}")
+        return cls(name, Path(file), only or None)
+
+    def read(self) -> dict[str, LabelledImage]:
+        """The images by name.
+
+        Raises:
+            InputError: There is none.
+        """
+        from ...data.annotations.coco import read_coco
+
+        images = {Path(image.image).name: image for image in read_coco(self.file)}
+        images = {name: image for name, image in images.items() if self.only is None or fnmatch(name, self.only)}
+        if not images:
+            raise InputError(f"{self.file}: expected images that match {self.only or '*'}, found none")
+        return images
+
+
+def score_all(
+    folder: Path,
+    truths: Sequence[Truth],
+    *,
+    ours: str = "hieraedge-n",
+    conf: float = 0.25,
+    number: int = 500,
+    seed: int = 0,
+    told: Callable[[str], None] = lambda line: None,
+) -> dict[str, Any]:
+    """Scores every run of a folder.
+
+    Args:
+        folder: Folder of the runs.
+        truths: The sets' true boxes; images are matched by name.
+        ours: The model that others are compared with.
+        conf: Threshold of all that is asked of a count.
+        number: Draws of the bootstrap.
+        seed: Of the draws.
+        told: Called with a line a run.
+
+    Returns:
+        A document: `models` by name, each with `runs` by seed (the recipe and, a set, figures with `[value, low,
+        high]`) and `mean` over seeds (with `sd` between them); `differences`, `ours` less each other, means over seeds
+        on the same draws.
+
+    Raises:
+        InputError: There are no runs, or images without true boxes.
+    """
+    from ...vision.intervals import draws
+
+    scored: dict[str, dict[str, dict[str, dict[str, np.ndarray]]]] = {}
+    recipes: dict[str, dict[str, Any]] = {}
+    sets: dict[str, Any] = {}
+    for one in truths:
+        name, truth = one.name, one.read()
+        weights = np.vstack([np.ones((1, len(truth)), int), draws(len(truth), number, seed)])
+        grains = sum(map(len, truth.values()))
+        sets[name] = {
+            "images": len(truth),
+            "grains": grains,
+            "sha256": hashlib.sha256(one.file.read_bytes()).hexdigest(),
+        }
+        for run in sorted(path for path in folder.iterdir() if (path / f"{name}.json.gz").is_file()):
+            model, _, number_ = run.name.rpartition("-s")
+            scored.setdefault(model, {}).setdefault(number_, {})[name] = _scores(
+                run / f"{name}.json.gz", truth, weights, conf
+            )
+            recipes.setdefault(model, {})[number_] = _recipe(run)
+            told(f"{run.name} on {name}")
+    if not scored:
+        raise InputError(
+            f"{folder}: expected runs with what was found on {', '.join(t.name for t in truths)}, found none"
+        )
+    means = {model: {name: _mean(runs, name) for name in sets} for model, runs in scored.items()}
+    return {
+        "schema": SCHEMA,
+        "palyno": __version__,
+        "when": datetime.datetime.now(datetime.UTC).date().isoformat(),
+        "conf": conf,
+        "draws": number,
+        "sets": sets,
+        "models": {
+            model: {
+                "runs": {
+                    s: {"recipe": recipes[model][s], **{n: _told(v) for n, v in runs[s].items()}} for s in sorted(runs)
+                },
+                "mean": {n: _told(v) | {"sd": _spread(runs, n)} for n, v in means[model].items() if v},
+            }
+            for model, runs in sorted(scored.items())
+        },
+        "differences": {
+            model: {
+                name: _told({key: means[ours][name][key] - values[key] for key in values})
+                for name, values in means[model].items()
+                if values and means.get(ours, {}).get(name)
+            }
+            for model in sorted(scored)
+            if model != ours and ours in scored
+        },
+    }
+
+
+def _scores(file: Path, truth: Mapping[str, LabelledImage], weights: np.ndarray, conf: float) -> dict[str, np.ndarray]:
+    """Figures for every draw; the first is every image once."""
+    from ...vision.intervals import counted, ranked
+    from ...vision.predictions import read_predictions
+    from ...vision.validate import by_best_class, without_names
+
+    results, classes = read_predictions(file)
+    found = {Path(result.slide).name: result for result in results}
+    if missing := sorted(set(found) ^ set(truth)):
+        raise InputError(f"{file}: expected the images of the true boxes, no more and no fewer; {missing[0]} differs")
+    true = list(truth.values())
+    seen = [found[name] for name in truth]
+    each = np.stack(
+        [one.precision(weights) for one in ranked(true, [by_best_class(r, classes) for r in seen], classes)]
+    )
+    known = ~np.isnan(each[:, :, 0])
+    grains, any_ = (without_names(images) for images in (true, [r.to_annotations() for r in seen]))
+    counts = counted(true, [r.above(conf).to_annotations() for r in seen]).figures(weights)
+    return {
+        "mAP50": np.nansum(each[..., 0], 0) / known.sum(0),
+        "mAP50-95": np.nansum(each.mean(2), 0) / known.sum(0),
+        "AP50_any": ranked(grains, any_, ["grain"])[0].precision(weights)[:, 0],
+        **counts,
+    }
+
+
+def _mean(runs: Mapping[str, Mapping[str, Any]], name: str) -> dict[str, np.ndarray]:
+    own = [sets[name] for sets in runs.values() if name in sets]
+    return {key: np.mean([scores[key] for scores in own], axis=0) for key in FIGURES} if own else {}
+
+
+def _spread(runs: Mapping[str, Mapping[str, Any]], name: str) -> dict[str, float] | None:
+    """Standard deviation between seeds; None for one seed."""
+    own = [sets[name] for sets in runs.values() if name in sets]
+    if len(own) < 2:
+        return None
+    return {key: round(float(np.std([scores[key][0] for scores in own], ddof=1)), 5) for key in FIGURES}
+
+
+def _told(scores: Mapping[str, np.ndarray]) -> dict[str, Any]:
+    from ...vision.intervals import interval
+
+    return {
+        key: [round(float(v), 5) for v in (values[0], *(interval(values[1:]) if len(values) > 1 else ()))]
+        for key, values in scores.items()
+    }
+
+
+def _recipe(run: Path) -> dict[str, Any]:
+    """What of the recipe decides the weights."""
+    file = run / "recipe.json"
+    recipe = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
+    left_out: Sequence[str] = ("data", "out", "device", "workers", "cache", "name")
+    return {key: value for key, value in recipe.items() if key not in left_out}

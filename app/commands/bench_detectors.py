@@ -1,0 +1,120 @@
+"""`palyno bench detectors`: detectors trained in one way, scored with intervals, and shown on a page."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import click
+
+from . import options as shared
+
+
+@click.group()
+def detectors() -> None:
+    """Train detectors side by side, score them on the same images, and show how they compare."""
+
+
+@detectors.command()
+@click.argument("data", type=click.Path(exists=True, dir_okay=False, path_type=Path))
+@click.option("--runs", required=True, type=click.Path(file_okay=False, path_type=Path), help="Folder of the runs.")
+@click.option("--model", "models", required=True, multiple=True, metavar="NAME[:SEEDS]", help="Repeat for each.")
+@click.option("--set", "sets", multiple=True, metavar="NAME=DATA:SPLIT[:GLOB]", help="Images to find grains on.")
+@click.option("--on", "devices", default="cpu", show_default=True, help="Devices, such as cuda:0,cuda:1.")
+@click.option("--each", default=1, show_default=True, type=click.IntRange(1), help="Runs at a time on one device.")
+@click.option("--start-within", type=float, help="No run begins after so many seconds.")
+@click.argument("options", nargs=-1, type=click.UNPROCESSED)
+def train(
+    data: Path,
+    runs: Path,
+    models: tuple[str, ...],
+    sets: tuple[str, ...],
+    devices: str,
+    each: int,
+    start_within: float | None,
+    options: tuple[str, ...],
+) -> None:
+    """Train on DATA, a data.yaml; OPTIONS after -- go to `palyno train`, the same for all.
+
+    Called again, it goes on where it was broken off. Each detector's boxes on each set are kept in its run's folder.
+    """
+    from ...errors import InputError, UsageError
+    from ..bench_detectors.runs import ImageSet, Run, train_all
+
+    plan = []
+    for text in models:
+        name, _, seeds = text.partition(":")
+        if seeds and not seeds.isdigit():
+            raise UsageError(f"--model: expected NAME or NAME:SEEDS with a number of seeds, got {text!r}")
+        plan += [Run(name, seed, options) for seed in range(int(seeds or 1))]
+    plan.sort(key=lambda run: run.seed)
+    left = train_all(
+        plan,
+        data,
+        runs,
+        [ImageSet.parse(text) for text in sets],
+        devices=devices.split(","),
+        each=each,
+        start_within=start_within,
+        told=lambda line: click.echo(line, err=True),
+    )
+    if left:
+        raise InputError(f"{len(left)} of {len(plan)} runs are not whole: {', '.join(left)}")
+
+
+@detectors.command()
+@click.argument("runs", type=click.Path(exists=True, file_okay=False, path_type=Path))
+@click.option("--truth", "truths", required=True, multiple=True, metavar="NAME=FILE[:GLOB]", help="A set's COCO file.")
+@click.option("--ours", default="hieraedge-n", show_default=True, help="The model that others are compared with.")
+@click.option("--conf", default=0.25, show_default=True, type=click.FloatRange(0.05, 1), help="Threshold of counts.")
+@click.option("--draws", default=500, show_default=True, type=click.IntRange(10), help="Of the bootstrap.")
+@click.option("--out", required=True, type=click.Path(dir_okay=False, path_type=Path), help="JSON file.")
+@shared.overwrite
+def score(runs: Path, truths: tuple[str, ...], ours: str, conf: float, draws: int, out: Path, overwrite: bool) -> None:
+    """Score what the detectors in RUNS found, with intervals over images and differences on the same draws."""
+    from ...data.atomic import refuse_existing, write_text
+    from ..bench_detectors.score import Truth, score_all
+
+    refuse_existing(out, overwrite=overwrite)
+    parsed = [Truth.parse(text) for text in truths]
+    document = score_all(runs, parsed, ours=ours, conf=conf, number=draws, told=lambda line: click.echo(line, err=True))
+    write_text(out, json.dumps(document, ensure_ascii=False, indent=1) + "\n", overwrite=overwrite)
+
+
+@detectors.command()
+@click.option("--device", default="cpu", show_default=True, type=click.Choice(["cpu", "cuda"]))
+@click.option("--model", "models", multiple=True, help="Only this model; may be repeated.")
+@click.option("--threads", default=2, show_default=True, type=click.IntRange(1), help="On a CPU.")
+@click.option("--out", required=True, type=click.Path(dir_okay=False, path_type=Path), help="JSON file.")
+@shared.overwrite
+def latency(models: tuple[str, ...], out: Path, overwrite: bool, **options: Any) -> None:
+    """Time the networks on an image of 640 px, all in one run."""
+    from ...data.atomic import refuse_existing, write_text
+    from ..bench_detectors.latency import MODELS, measure_latency
+
+    refuse_existing(out, overwrite=overwrite)
+    document = measure_latency(models or MODELS, **options)
+    write_text(out, json.dumps(document, ensure_ascii=False, indent=1) + "\n", overwrite=overwrite)
+
+
+@detectors.command()
+@click.argument("scores", type=click.Path(exists=True, dir_okay=False, path_type=Path))
+@click.option(
+    "--latency", "latencies", multiple=True, type=click.Path(exists=True, dir_okay=False, path_type=Path), help="JSON."
+)
+@click.option("--page", default="docs/detectors.md", show_default=True, type=click.Path(path_type=Path))
+@click.option("--plot", default="docs/images/detectors.svg", show_default=True, type=click.Path(path_type=Path))
+@click.option("--set", "name", default="composed", show_default=True, help="Set of images that the plot shows.")
+def render(scores: Path, latencies: tuple[Path, ...], page: Path, plot: Path, name: str) -> None:
+    """Fill the page and draw accuracy against latency, from the first latency given."""
+    from ..bench_detectors.plot import draw
+    from ..bench_detectors.render import read_document, render_page
+
+    document = read_document(scores, "differences")
+    times = [read_document(file, "models") for file in latencies]
+    render_page(page, document, times)
+    click.echo(page)
+    if times:
+        draw(document, times[0], plot, name=name)
+        click.echo(plot)

@@ -1,0 +1,180 @@
+"""The comparison of detectors: what is trained, what a score is, what a page shows."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from palyno.app.bench_detectors.plot import draw
+from palyno.app.bench_detectors.render import read_document, render_page
+from palyno.app.bench_detectors.runs import ImageSet, Run, train_all
+from palyno.app.bench_detectors.score import Truth, score_all
+from palyno.data.annotations import LabelledImage
+from palyno.data.annotations.coco import write_coco
+from palyno.errors import InputError, UsageError
+from palyno.vision.predictions import write_predictions
+from palyno.vision.results import Provenance, SlideResult
+from palyno.vision.validate import evaluate
+
+CLASSES = ("Betula", "Corylus")
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """True boxes of 14 images, and what four runs of three models found on them: the more noise, the worse."""
+    root = tmp_path_factory.mktemp("runs")
+    rng = np.random.default_rng(0)
+    truth = []
+    for i in range(14):
+        corner = np.stack(np.meshgrid([20, 220, 420], [20, 220]), -1).reshape(-1, 2)[: 3 + i % 4]
+        boxes = np.hstack([corner, corner + 90]).astype(np.float32)
+        truth.append(LabelledImage(f"scene_{i}.jpg", 640, 640, boxes, tuple(CLASSES[k % 2] for k in range(len(boxes)))))
+    write_coco(truth, root / "truth.json", categories=CLASSES)
+    for run, noise in (("hieraedge-n-s0", 4), ("hieraedge-n-s1", 5), ("yolo12n-s0", 14), ("yolo11n-s0", 8)):
+        results = []
+        for image in truth:
+            boxes = image.boxes + rng.normal(0, noise, image.boxes.shape).astype(np.float32)
+            sure = rng.uniform(0.3, 1, len(boxes)).astype(np.float32)
+            candidates = tuple(((n, float(c)),) for n, c in zip(image.labels, sure, strict=True))
+            results.append(
+                SlideResult(
+                    image.image, 640, 640, boxes, sure, image.labels, Provenance(run, "0" * 64, "1"),
+                    candidates=candidates, conf=0.05,
+                )
+            )  # fmt: skip
+        (root / "runs" / run).mkdir(parents=True)
+        write_predictions(root / "runs" / run / "composed.json.gz", results, CLASSES)
+        (root / "runs" / run / "recipe.json").write_text(json.dumps({"seed": 0, "epochs": 5, "out": "/somewhere"}))
+    return root
+
+
+@pytest.fixture(scope="module")
+def document(folder):
+    return score_all(folder / "runs", [Truth("composed", folder / "truth.json", "scene_*")], number=60)
+
+
+def test_scores_are_those_of_palyno_val(folder, document):
+    from palyno.data.annotations.coco import read_coco
+    from palyno.vision.predictions import read_predictions
+
+    results, classes = read_predictions(folder / "runs" / "yolo11n-s0" / "composed.json.gz")
+    expected = evaluate(read_coco(folder / "truth.json"), results, classes)
+    told = document["models"]["yolo11n"]["runs"]["0"]["composed"]
+    for key in ("mAP50", "mAP50-95", "AP50_any"):
+        assert told[key][0] == pytest.approx(expected[key], abs=1e-5)
+    for key in ("precision", "recall", "f1", "count_error"):
+        assert told[key][0] == pytest.approx(expected["counts"][key], abs=1e-5)
+    assert document["models"]["yolo11n"]["runs"]["0"]["recipe"] == {"seed": 0, "epochs": 5}
+
+
+def test_means_intervals_and_differences(document):
+    models = document["models"]
+    one, two = (models["hieraedge-n"]["runs"][s]["composed"]["mAP50-95"] for s in "01")
+    mean = models["hieraedge-n"]["mean"]["composed"]
+    assert mean["mAP50-95"][0] == pytest.approx((one[0] + two[0]) / 2, abs=1e-5)
+    assert mean["sd"]["mAP50-95"] == pytest.approx(np.std([one[0], two[0]], ddof=1), abs=1e-5)
+    assert models["yolo12n"]["mean"]["composed"]["sd"] is None
+    value, low, high = mean["mAP50-95"]
+    assert low <= value <= high
+    less, low, high = document["differences"]["yolo12n"]["composed"]["mAP50-95"]
+    assert less == pytest.approx(value - models["yolo12n"]["mean"]["composed"]["mAP50-95"][0], abs=2e-5)
+    assert 0 < low <= less <= high
+    # Paired draws: the difference is surer than its two parts.
+    assert high - low < sum(np.ptp(models[m]["mean"]["composed"]["mAP50-95"][1:]) for m in ("hieraedge-n", "yolo12n"))
+
+
+def test_other_images_are_refused(folder, tmp_path):
+    with pytest.raises(InputError, match="no more and no fewer; scene_1"):
+        score_all(folder / "runs", [Truth("composed", folder / "truth.json", "scene_?.jpg")], number=10)
+    with pytest.raises(InputError, match="found none"):
+        score_all(folder / "runs", [Truth("other", folder / "truth.json")], number=10)
+    for text in ("composed", "=a.json", "composed="):
+        with pytest.raises(UsageError, match="expected NAME=FILE"):
+            Truth.parse(text)
+    for text in ("a=b", "a=b:", "=b:val"):
+        with pytest.raises(UsageError, match="expected NAME=DATA"):
+            ImageSet.parse(text)
+    assert ImageSet.parse("a=b/data.yaml:test:scene_*").only == "scene_*"
+
+
+def test_the_page_and_the_plot(document, tmp_path):
+    page = tmp_path / "page.md"
+    page.write_text("# A\n<!-- bench:scores-composed -->\nold\n<!-- /bench:scores-composed -->\n")
+    latency = {
+        "schema": 1,
+        "device": {"kind": "cpu", "name": "A", "threads": 2},
+        "side": 640,
+        "torch": "2",
+        "when": "2026-01-01",
+        "models": {m: {"1": {"median_ms": t}} for m, t in (("hieraedge-n", 90.0), ("yolo12n", 80.0))},
+    }
+    assert render_page(page, document, [latency]) == ["scores-composed"]
+    text = page.read_text()
+    lines = [line for line in text.splitlines() if line.startswith("| ") and "---" not in line]
+    assert [line.split(" | ")[0].removeprefix("| ") for line in lines[1:]] == ["hieraedge-n", "yolo11n", "yolo12n"]
+    assert lines[1].count("**") >= 2
+    assert "old" not in text
+    places = ("latency", "differences-composed")
+    page.write_text("".join(f"<!-- bench:{place} -->\n<!-- /bench:{place} -->\n" for place in places))
+    render_page(page, document, [latency])
+    assert "| hieraedge-n | 90 ms | 1.12 |" in page.read_text()
+    for name in "ab":
+        draw(document, latency, tmp_path / name, name="composed")
+    assert (tmp_path / "a").read_bytes() == (tmp_path / "b").read_bytes()
+    assert b"yolo12n" in (tmp_path / "a").read_bytes()
+    page.write_text("<!-- bench:nothing -->\n<!-- /bench:nothing -->\n")
+    with pytest.raises(UsageError, match="nothing for nothing"):
+        render_page(page, document, [latency])
+
+
+def test_documents_of_something_else_are_refused(tmp_path):
+    file = tmp_path / "a.json"
+    for content in ("{", "[]", '{"schema": 1}'):
+        file.write_text(content)
+        with pytest.raises(InputError, match=r"a\.json: expected"):
+            read_document(file, "models")
+
+
+def test_runs_that_fail_are_named_and_whole_ones_left_alone(tmp_path, monkeypatch):
+    """The commands themselves are tested where they are; here a run is whole, one is broken off and one fails."""
+    from palyno.app.bench_detectors import runs
+
+    called = []
+
+    def call(arguments, log):
+        called.append(list(arguments))
+        if arguments[0] == "val":
+            target = arguments[arguments.index("--save") + 1]
+            Path(target).touch()
+            return 0
+        name = arguments[arguments.index("--name") + 1]
+        if name == "yolo26n":
+            return 1
+        (tmp_path / f"{name}-s0").mkdir(exist_ok=True)
+        (tmp_path / f"{name}-s0" / f"{name}.safetensors").touch()
+        return 0
+
+    monkeypatch.setattr(runs, "_call", call)
+    whole = tmp_path / "yolo11n-s0"
+    whole.mkdir()
+    (whole / "yolo11n.safetensors").touch()
+    (whole / "composed.json.gz").touch()
+    broken = tmp_path / "yolo12n-s0" / "weights"
+    broken.mkdir(parents=True)
+    (broken / "last.pt").touch()
+    plan = [Run(m, 0, ("--epochs", "3")) for m in ("yolo11n", "yolo12n", "hieraedge-n", "yolo26n")]
+    sets = [ImageSet("composed", tmp_path / "data.yaml", "test")]
+    told = []
+    left = train_all(
+        plan, tmp_path / "data.yaml", tmp_path, sets, devices=["cuda:0", "cuda:1"], each=2, told=told.append
+    )
+    assert left == ["yolo26n-s0"]
+    assert len(told) == 4
+    assert not any("yolo11n" in argument for command in called for argument in command)
+    (resumed,) = (command for command in called if command[0] == "train" and "yolo12n" in command)
+    assert "--resume" in resumed
+    (ours,) = (command for command in called if command[0] == "train" and "hieraedge-n" in command)
+    assert "--resume" not in ours
+    assert ours[ours.index("--gate") + 1] == "none"
+    assert ours[ours.index("--epochs") + 1] == "3"
+    assert train_all(plan, tmp_path / "data.yaml", tmp_path, sets, start_within=-1) == ["yolo26n-s0"]
