@@ -175,10 +175,8 @@ def _measure(
                 opened, sight, place, target, methods=methods, layer=layer, crop=crop, box=box, tolerance=tolerance
             )
             for each in made:
-                # A projection has no zero of its own.
-                values = each.values - each.values.min() if each.method == "eigencam" else each.values
                 key = each.layer if each.method == "edges" else _key(each.method, layer)
-                if (shares := boundary_share(values, part, BANDS)) is not None:
+                if (shares := boundary_share(each.amount, part, BANDS)) is not None:
                     found[key] = shares
     x1, y1, x2, y2 = crop
     grey = cv2.cvtColor(slide.read(x1, y1, x2 - x1, y2 - y1), cv2.COLOR_RGB2GRAY).astype(np.float32)

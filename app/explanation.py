@@ -81,10 +81,7 @@ def heat(picture: np.ndarray, attribution: Attribution) -> np.ndarray:
 
 def _scaled(attribution: Attribution) -> np.ndarray:
     """Values from 0 to 1, which is the map's own highest."""
-    values = np.abs(attribution.values)
-    if attribution.method == "eigencam":
-        # A projection has no zero of its own.
-        values = attribution.values - attribution.values.min()
+    values = attribution.amount
     # Of pixels, what a few of them hold together; of cells, the kinks of the interpolation between them.
     reach = 0.008 * max(values.shape) if attribution.stride == 1 else 0.35 * attribution.stride
     values = cv2.GaussianBlur(values, (0, 0), max(0.8, reach))

@@ -57,6 +57,14 @@ class Attribution:
     values: np.ndarray
     figures: dict[str, float]
 
+    @property
+    def amount(self) -> np.ndarray:
+        """How much there is of it at every pixel, at least 0: the sign does not count.
+
+        EigenCAM's projection has no zero of its own, so what counts is by how much it exceeds its least.
+        """
+        return self.values - self.values.min() if self.method == "eigencam" else np.abs(self.values)
+
 
 @dataclass(frozen=True)
 class Explanation:
@@ -318,7 +326,7 @@ def summary(explanation: Explanation) -> dict[str, Any]:
     """An explanation's numbers as plain values."""
     rows = []
     for one in explanation.maps:
-        size = np.abs(one.values)
+        size = one.amount
         total = float(size.sum())
         y, x = np.unravel_index(int(size.argmax()), size.shape)
         peak = [int(x) + explanation.crop[0], int(y) + explanation.crop[1]]

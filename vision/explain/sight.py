@@ -105,7 +105,8 @@ def find_place(opened: Opened, sight: Sight, box: np.ndarray, least: float = 0.1
     boxes = sight.to_slide(boxes.reshape(-1, 2, 2)).clip(limits[:2], limits[2:]).reshape(-1, 4)
     overlap = iou_matrix(box[None], boxes)[0]
     confidence = at_least_one(probabilities.clip(0, 1 - 1e-7))
-    same = overlap >= SAME_BOX
+    # Not a surer neighbour's that overlaps this grain, too.
+    same = overlap >= max(SAME_BOX, 0.9 * float(overlap.max()))
     index = int(np.where(same, confidence, -1).argmax()) if same.any() else int(overlap.argmax())
     if overlap[index] < least:
         raise UsageError(

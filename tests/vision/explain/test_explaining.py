@@ -143,6 +143,16 @@ def test_integrated_gradients_sum_up_to_what_an_empty_field_lacks(detector, pict
     assert figures["difference"] > 2
 
 
+def test_of_two_grains_on_each_other_each_has_its_own_place(detector):
+    """A network with two boxes that overlap by more than half: the less sure one is not taken for the surer."""
+    opened = Opened(detector.network.model)
+    found = torch.tensor([[10.0, 10, 50, 50], [18, 14, 58, 54], [11, 10, 51, 50], [90, 90, 99, 99]])
+    opened.boxes = lambda image: (found, torch.tensor([[0.4], [0.9], [0.3], [0.99]]))
+    sight = Sight(np.zeros((128, 128, 3), np.uint8), (0, 0, 128, 128), 1.0)
+    assert [find_place(opened, sight, np.array(box, float)).number for box in found[:3].tolist()] == [0, 1, 0]
+    assert find_place(opened, sight, np.array([10.0, 10, 60, 60])).number == 1
+
+
 def test_cells_are_spread_to_the_pixels_that_they_are_of():
     """A ramp stays a ramp: each pixel of the slide gets its own coordinate."""
     for scale, stride in ((1.0, 8), (0.5, 8), (2.0, 4)):
