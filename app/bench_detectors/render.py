@@ -63,7 +63,8 @@ def render_page(page: Path, scores: Mapping[str, Any], latencies: Sequence[Mappi
         if place not in sections:
             raise UsageError(f"{page}: there is nothing for {place}; expected some of {', '.join(sections)}")
         pattern = rf"(<!-- bench:{place} -->\n).*?(<!-- /bench:{place} -->)"
-        text = re.sub(pattern, lambda m, place=place: f"{m[1]}{sections[place]}{m[2]}", text, flags=re.DOTALL)
+        section = sections[place]
+        text = re.sub(pattern, lambda match, s=section: str(match[1] + s + match[2]), text, flags=re.DOTALL)  # type: ignore[misc]
     write_text(page, text, overwrite=True)
     return places
 

@@ -101,7 +101,7 @@ def _exported(large_kernels: str, side: int) -> bytes:
 
 def _plain(side: int) -> bytes:
     """The network as ultralytics hands it to the exporter."""
-    from ...vision.export import OPSET
+    from ...vision.runtimes.graph import OPSET
 
     network, file = deepcopy(shipped_network("cpu", torch.float32)), io.BytesIO()
     network.model[-1].export, network.model[-1].format = True, "onnx"
