@@ -284,6 +284,9 @@ def _other_attributes(checkpoint: Checkpoint, names: Mapping[str, str], modules:
                 continue
             seen.add((theirs, ours))
             about, module = checkpoint.modules[theirs], modules[ours]
+            activation, own = checkpoint.modules.get(f"{theirs}.act"), getattr(module, "act", None)
+            if activation is not None and own is not None and _kind(activation) != type(own).__name__:
+                yield f"{theirs}.act {_kind(activation)} for {type(own).__name__}"
             if _kind(about) not in (type(module).__name__, "Conv"):
                 continue
             for attribute in _ATTRIBUTES:

@@ -344,6 +344,10 @@ def strided(model):
     model.model[7].conv.stride = (1, 1)
 
 
+def rectified(model):
+    model.model[9].conv_1x1.act = nn.ReLU()
+
+
 def areas(model):
     model.model[11].m[0][0].attn.area = 1
 
@@ -376,6 +380,7 @@ def nameless(model):
         (crossed, r"layer 5 takes output 1 where ours has edge.p3"),
         (swapped, r"layer 16 \(Upsample\) is another one where ours is p4 again"),
         (strided, r"model.7.conv.stride \[1, 1\] for \[2, 2\]"),
+        (rectified, r"model.9.conv_1x1.act ReLU for SiLU"),
         (areas, r"model.11.m.0.0.attn.area 1 for 4"),
         (infinite, "model.7.conv.weight not finite"),
         (fused, r"blocks.\w+.bn.* missing for"),

@@ -106,7 +106,8 @@ def test_it_learns_from_ultralytics_loss(network):
     }
     optimiser = torch.optim.AdamW(model.parameters(), lr=1e-3)
     losses = []
-    for _ in range(12):
+    # The decoder's steps are dear, and it learns at once; the other head first has to learn where grains are.
+    for _ in range(10 if isinstance(model, PollenDETR) else 30):
         loss = model(batch)[0].sum()
         optimiser.zero_grad()
         loss.backward()
