@@ -3,7 +3,8 @@
     runtime, metadata = open_exported("hieraedge-n.onnx")
 
 A file holds the network and, as `palyno`, what `Detector` has to know. One that does not say so is refused: without it
-nobody knows what its outputs mean. No file is a pickle, and nothing that is loaded here runs code of its own.
+nobody knows what its outputs mean. No file is a pickle, and ONNX and OpenVINO files hold no code. An engine of TensorRT
+is a program for a GPU: run those that you made.
 """
 
 from __future__ import annotations
