@@ -106,3 +106,27 @@ def test_what_cannot_be_meant_is_refused_with_its_code(collection, tmp_path):
     assert "none, as it is empty" in run(tmp_path / "empty", "x", code=5)
     (tmp_path / "text.png").write_text("no picture")
     assert run(collection, "--image", tmp_path / "text.png", "--json", code=3)["error"]["exit_code"] == 3
+
+
+def test_the_shipped_encoders_meet_in_a_collection(samples, tmp_path):
+    from palyno.app.collecting import crop
+    from palyno.data.annotations.coco import read_coco
+    from palyno.data.slides import open_slide
+    from palyno.retrieval.collection.query import shipped_encoders
+
+    pictures, words = list(shipped_encoders("image")), list(shipped_encoders("text"))
+    if not pictures or pictures[0].encoder_id not in [one.encoder_id for one in words]:
+        pytest.skip("the weights of the encoders are not installed")
+    scene = next(image for image in read_coco(samples / "truth.json") if image.image == "composed.jpg")
+    with open_slide(samples / "composed.jpg") as slide:
+        crops = [crop(slide, box) for box in scene.boxes[:6].tolist()]
+    grains = [Record(kind="grain", taxon=taxon, slide="composed.jpg") for taxon in scene.labels[:6]]
+    with Collection.create(tmp_path / "c") as made:
+        made.add(grains, pictures[0], items=crops)
+        made.add([Record(kind="text", text="Betula has three pores.")], words[0])
+        for i in (0, 5):
+            assert made.search(crops[i], 1)[0].id == i + 1
+    told = run(tmp_path / "c", "triporate grain with a smooth wall", "-k", 3, "--json")
+    by_space = {space["encoder_id"]: space["hits"] for space in told["spaces"]}
+    assert {hit["kind"] for hit in by_space[pictures[0].encoder_id]} == {"grain"}
+    assert [hit["text"] for hit in by_space[words[0].encoder_id]] == ["Betula has three pores."]
