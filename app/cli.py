@@ -34,6 +34,7 @@ COMMANDS = {
     "convert": ("convert:convert", "Convert boxes from one annotation format to another."),
     "compose": ("compose:compose", "Make training scenes with exact boxes from reference pictures of single grains."),
     "train": ("train:train", "Train a detector on a YOLO data set."),
+    "train-encoder": ("train_encoder:train_encoder", "Train an encoder of grains, or of words for grains."),
     "val": ("val:val", "Score a detector on labelled images."),
     "export": ("export:export", "Write a detector's network as ONNX, OpenVINO or a TensorRT engine."),
     "bench": ("bench:bench", "Compare palyno, and its operators, with other ways to do the same."),

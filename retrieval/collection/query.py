@@ -26,7 +26,7 @@ __all__ = ["Asked", "ask", "check_encoder", "encode", "fitting_encoders", "reaso
 
 # The encoders that ship, by what they read; imported when first needed.
 _SHIPPED = {
-    "text": ("..encoders.text:TextEncoder", "..matching.matcher:WordsEncoder"),
+    "text": ("..encoders.text:TextEncoder", "..matching.words:WordsEncoder"),
     "image": ("..encoders.image:ImageEncoder",),
 }
 

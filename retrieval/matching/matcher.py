@@ -8,30 +8,22 @@ words.encode(["triporate, smooth, thin wall"])   # (1, 192)
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import cached_property, lru_cache
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import torch
 from torch import nn
 from torch.nn import functional
 
-from ...data.traits import TERMS
 from ...errors import RejectedModelError, UsageError
-from ...vision.weights import find_encoder
 from ..encoders.image.weights import fill, read_encoder, write_encoder
 from ..glossary import Glossary
-from .captions import apertures, say
 from .texts import TextTower
 
-__all__ = ["FORMAT", "NAME", "ImageTower", "Matcher", "WordsEncoder", "load_matcher", "save_matcher"]
+__all__ = ["FORMAT", "ImageTower", "Matcher", "load_matcher", "save_matcher"]
 
 FORMAT = "palyno-matcher-1"
-NAME = "grain-words"
-
-# A grain is said to look like a term that fits it better than the other terms of its field, by this cosine.
-_LEAD = 0.02
 
 
 class ImageTower(nn.Module):
@@ -134,79 +126,6 @@ def load_matcher(path: str | Path) -> tuple[Matcher, str]:
     except (TypeError, KeyError, ValueError, UsageError) as error:
         raise RejectedModelError(f"{path}: expected the configuration of a matcher, got {error}") from error
     return fill(matcher, tensors, path), space  # type: ignore[return-value]
-
-
-class WordsEncoder:
-    """Phrases as vectors in the space of the pictures of grains.
-
-    Args:
-        weights: A name from `palyno models list`, or a file.
-
-    Raises:
-        UnknownModelError: No such name or file.
-        RejectedModelError: The file is not what it should be, or its image tower changes the pictures' vectors.
-    """
-
-    modality: Literal["text"] = "text"
-
-    def __init__(self, weights: str | Path = NAME):
-        path = find_encoder(weights)
-        self.matcher, self.encoder_id = load_matcher(path)
-        if self.matcher.config["image_width"]:
-            raise RejectedModelError(
-                f"{path}: expected a matcher in the space of the pictures, got one with a space of its own; train it "
-                "with image_width=0"
-            )
-        self.dim = int(self.matcher.config["dim"])
-
-    def encode(self, items: Sequence[str]) -> np.ndarray:
-        """Vectors of phrases, (n, dim) float32, each row of unit length."""
-        return self.matcher.embed_texts(list(items)) if len(items) else np.empty((0, self.dim), np.float32)
-
-    def explain(self, query: str, vectors: np.ndarray) -> list[tuple[str, ...]]:
-        """For each grain, which of the traits that a query asks for it looks like: best of the terms of their kind.
-
-        Args:
-            query: A phrase.
-            vectors: Of grains, (n, dim).
-
-        Returns:
-            For each grain `looks triporate, psilate`, or nothing.
-        """
-        asked = self._asked(query)
-        looks = np.zeros((len(vectors), len(asked)), bool)
-        for column, (field, term) in enumerate(asked):
-            fit = np.asarray(vectors) @ self._terms(field).T
-            at = _TERMS[field].index(term)
-            others = np.delete(fit, at, axis=1).max(1)
-            looks[:, column] = fit[:, at] > others - _LEAD
-        said = [", ".join(term for (_, term), is_so in zip(asked, row, strict=True) if is_so) for row in looks]
-        return [(f"looks {terms}",) if terms else () for terms in said]
-
-    def _asked(self, query: str) -> list[tuple[str, str]]:
-        terms = Glossary.shipped().query(query).terms
-        return [(field, term) for term in terms for field, known in _TERMS.items() if term in known]
-
-    @cached_property
-    def _vectors(self) -> dict[str, np.ndarray]:
-        return {}
-
-    def _terms(self, field: str) -> np.ndarray:
-        if field not in self._vectors:
-            self._vectors[field] = self.encode([f"{term} grain" for term in _TERMS[field]])
-        return self._vectors[field]
-
-
-@lru_cache(maxsize=1)
-def _aperture_terms() -> tuple[str, ...]:
-    kinds = [("0", "none"), *((n, k) for k in ("pore", "colpus", "colporus") for n in ("3", "4")), ("1", "pore")]
-    return tuple(apertures(number, kind)[0] for number, kind in [*kinds, ("1", "sulcus"), ("many", "pore")])
-
-
-_TERMS: dict[str, tuple[str, ...]] = {
-    "apertures": _aperture_terms(),
-    **{field: tuple(say(field, term) for term in TERMS[field]) for field in ("ornamentation", "shape")},
-}
 
 
 def _mlp(features: int, width: int, dim: int) -> nn.Sequential:

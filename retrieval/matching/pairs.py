@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -99,7 +99,6 @@ def draw_captions(
     keep: float = 0.7,
     name: float = 0.25,
     fields: Collection[str] = FIELDS,
-    allowed: Callable[[Mapping[str, str]], bool] = lambda facts: True,
 ) -> Captions:
     """Draws phrases for grains.
 
@@ -110,24 +109,19 @@ def draw_captions(
         keep: See `caption`, as `name` and `fields`.
         name: Probability that a taxon is named.
         fields: What may be said.
-        allowed: Phrases that say what is not allowed are drawn again, and left out after ten tries.
 
     Raises:
-        InputError: No phrase could be drawn.
+        InputError: There are no grains.
     """
     found, of = [], []
     measures = pairs.measures or (None,) * len(pairs)
     for i, (taxon, measured) in enumerate(zip(pairs.taxa, measures, strict=True)):
         rng = np.random.default_rng([seed, i])
         for _ in range(count):
-            for _ in range(10):
-                one = caption(taxon, measured, rng=rng, keep=keep, name=name, fields=fields)
-                if allowed(one.facts):
-                    found.append(one)
-                    of.append(i)
-                    break
+            found.append(caption(taxon, measured, rng=rng, keep=keep, name=name, fields=fields))
+            of.append(i)
     if not found:
-        raise InputError("expected grains of which something can be said, found none")
+        raise InputError("expected grains to speak of, found none")
     return Captions(tuple(found), np.array(of, np.int64))
 
 

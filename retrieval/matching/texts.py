@@ -22,7 +22,7 @@ from ...errors import UsageError
 __all__ = ["TEXT_MODELS", "TextTower", "ngrams", "words"]
 
 TEXT_MODELS = ("bag", "bigram", "trigram", "trigram-skip", "gru", "mean", "minilm")
-PLACES = 4096
+PLACES = 2048
 LONGEST = 64
 _WORD = re.compile(r"[^\W_]+(?:[-'][^\W_]+)*")
 

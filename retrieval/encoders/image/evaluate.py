@@ -8,11 +8,12 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 
+from .augment import Augmentation, augment
 from .grains import CLEAR
 from .network import GrainNet
 from .pixels import grey_density, standardise, turn
 
-__all__ = ["embed", "hits_at"]
+__all__ = ["embed", "embed_views", "hits_at"]
 
 
 @torch.inference_mode()
@@ -42,6 +43,24 @@ def embed(
                 total = total + network(seen)
         found.append(torch.nn.functional.normalize(torch.as_tensor(total), dim=1))
     return torch.cat(found)
+
+
+@torch.inference_mode()
+def embed_views(network: GrainNet, pixels: torch.Tensor, side: int, count: int, *, batch: int = 128) -> torch.Tensor:
+    """Vectors of changed pictures of cut grains, as in training: float32, (count, N, dim), on the device.
+
+    Args:
+        network: In evaluation mode.
+        pixels: See `embed`.
+        side: Of the network's input.
+        count: Pictures of each grain.
+        batch: Grains at once.
+    """
+    views = []
+    for view in range(count):
+        rng = torch.Generator(pixels.device).manual_seed(view)
+        views.append(torch.cat([network(augment(part, side, Augmentation(), rng)) for part in pixels.split(batch)]))
+    return torch.stack(views)
 
 
 def hits_at(

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     import torch
     from torch import nn
 
-__all__ = ["FORMATS", "EncoderFile", "read_encoder", "write_encoder"]
+__all__ = ["FORMATS", "EncoderFile", "fill", "read_encoder", "read_header", "write_encoder"]
 
 FORMATS = ("palyno-grain-encoder-1", "palyno-region-encoder-1", "palyno-matcher-1")
 
@@ -76,6 +76,15 @@ def write_encoder(
     return Path(path)
 
 
+def read_header(path: str | Path, format: str) -> EncoderFile:
+    """What a file that `write_encoder` wrote says about itself; the tensors are not looked at.
+
+    Raises:
+        RejectedModelError: Not such a file, or not of this format.
+    """
+    return _read(path, format)[1]
+
+
 def read_encoder(path: str | Path, format: str) -> tuple[dict[str, torch.Tensor], EncoderFile]:
     """Reads what `write_encoder` wrote: float32 tensors on the CPU, and what the file says about itself.
 
@@ -86,6 +95,18 @@ def read_encoder(path: str | Path, format: str) -> tuple[dict[str, torch.Tensor]
     from safetensors import SafetensorError
     from safetensors.torch import load
 
+    data, about = _read(path, format)
+    try:
+        tensors = load(data)
+        for key, tensor in tensors.items():
+            if not torch.isfinite(tensor).all():
+                raise ValueError(f"numbers that are not finite in {key}")
+    except (ValueError, KeyError, RuntimeError, SafetensorError) as error:
+        raise _rejected(path, format, error) from error
+    return {k: t.float() if t.is_floating_point() else t for k, t in tensors.items()}, about
+
+
+def _read(path: str | Path, format: str) -> tuple[bytes, EncoderFile]:
     try:
         data = Path(path).read_bytes()
         size = int.from_bytes(data[:8], "little")
@@ -93,16 +114,13 @@ def read_encoder(path: str | Path, format: str) -> tuple[dict[str, torch.Tensor]
         said = json.loads((header.get("__metadata__") or {}).get("palyno", "{}"))
         if said.get("format") != format:
             raise ValueError(f"format {said.get('format')!r}")
-        about = EncoderFile(**said, sha256=hashlib.sha256(data).hexdigest())
-        tensors = load(data)
-        for key, tensor in tensors.items():
-            if not torch.isfinite(tensor).all():
-                raise ValueError(f"numbers that are not finite in {key}")
-    except (OSError, ValueError, TypeError, AttributeError, RecursionError, SafetensorError) as error:
-        raise RejectedModelError(
-            f"{path}: expected an encoder of palyno ({format}), as safetensors; got {error}"
-        ) from error
-    return {k: t.float() if t.is_floating_point() else t for k, t in tensors.items()}, about
+        return data, EncoderFile(**said, sha256=hashlib.sha256(data).hexdigest())
+    except (OSError, ValueError, TypeError, AttributeError, RecursionError) as error:
+        raise _rejected(path, format, error) from error
+
+
+def _rejected(path: str | Path, format: str, error: Exception) -> RejectedModelError:
+    return RejectedModelError(f"{path}: expected an encoder of palyno ({format}), as safetensors; got {error}")
 
 
 def fill(network: nn.Module, tensors: Mapping[str, torch.Tensor], path: str | Path) -> nn.Module:

@@ -39,6 +39,16 @@ def test_siglip_is_its_definition(masked):
     assert SigLIP(5.0, -2.0, masked)(images, texts, taxa).item() == pytest.approx(total, rel=1e-6)
 
 
+@pytest.mark.parametrize("loss", [InfoNCE(), SigLIP()])
+def test_negatives_by_taxon_are_the_mask_of_the_taxa(loss):
+    images, texts, taxa = batch(3)
+    wrong = taxa[:, None] != taxa[None]
+    assert loss(images, texts, taxa, wrong=wrong).item() == pytest.approx(loss(images, texts, taxa).item(), rel=1e-9)
+    # The more is wrong, the more it costs.
+    every = ~torch.eye(len(taxa), dtype=torch.bool)
+    assert loss(images, texts, taxa, wrong=every).item() > loss(images, texts, taxa).item()
+
+
 def test_infonce_without_scale_cannot_become_small():
     # Sixty-four perfect, mutually orthogonal pairs: ln(1 + 63 / e).
     vectors, taxa = torch.eye(64), torch.arange(64)

@@ -89,8 +89,8 @@ def test_random_draws_average_to_their_share_of_all():
     corpus = Corpus(*(t if i < 2 else t + 100 for i, t in enumerate(batch(7, n=20))))
     rng = torch.Generator().manual_seed(0)
     objective = RankingObjective(draw="random", count=5)
-    mean = np.mean([float(objective(images, texts, taxa, corpus=corpus, rng=rng)) for _ in range(4000)])
-    assert mean == pytest.approx(float(RankingObjective()(images, texts, taxa, corpus=corpus)) / 4, rel=0.02)
+    mean = np.mean([float(objective(images, texts, taxa, corpus=corpus, rng=rng)) for _ in range(1500)])
+    assert mean == pytest.approx(float(RankingObjective()(images, texts, taxa, corpus=corpus)) / 4, rel=0.03)
 
 
 def test_no_gradient_passes_between_pairs_of_one_taxon():
@@ -129,8 +129,8 @@ def test_planted_rotation_between_the_spaces_is_found():
     turn = torch.from_numpy(np.linalg.qr(rng.normal(size=(8, 8)))[0]).float()
     images, taxa = texts @ turn.T, torch.arange(200)
     layer = torch.nn.Linear(8, 8, bias=False)
-    optimiser = torch.optim.Adam(layer.parameters(), lr=0.02)
-    for step in range(300):
+    optimiser = torch.optim.Adam(layer.parameters(), lr=0.04)
+    for step in range(150):
         at = torch.from_numpy(np.random.default_rng(step).choice(150, 50, replace=False))
         moved = torch.nn.functional.normalize(layer(images[at]), dim=1)
         optimiser.zero_grad()
@@ -148,6 +148,27 @@ def test_planted_rotation_between_the_spaces_is_found():
 def test_a_setting_that_cannot_be_is_refused(wrong):
     with pytest.raises(UsageError, match=next(iter(wrong))):
         RankingObjective(**wrong)
+
+
+def test_what_is_known_to_be_wrong_can_be_said_for_each_text_and_image():
+    images, texts, taxa = batch(10)
+    rng = np.random.default_rng(0)
+    wrong = torch.from_numpy(rng.random((12, 12)) < 0.5).fill_diagonal_(False)
+    total = 0.0
+    for k in range(12):
+        right = float(images[k] @ texts[k])
+        for m in range(12):
+            if wrong[m, k]:
+                total += max(0.0, 0.2 + float(images[k] @ texts[m]) - right)
+            if wrong[k, m]:
+                total += max(0.0, 0.2 + float(images[m] @ texts[k]) - right)
+    assert float(RankingObjective()(images, texts, taxa, wrong=wrong)) == pytest.approx(total / 12, abs=1e-12)
+    by_taxon = taxa[:, None] != taxa[None]
+    assert float(RankingObjective()(images, texts, taxa, wrong=by_taxon)) == float(
+        RankingObjective()(images, texts, taxa)
+    )
+    with pytest.raises(UsageError, match="wrong"):
+        RankingObjective()(images, texts, taxa, wrong=wrong[:3])
 
 
 def test_pairs_that_do_not_fit_are_refused():

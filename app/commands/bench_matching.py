@@ -1,0 +1,93 @@
+"""`palyno bench matching`: the encoder of grains and the matcher of words and grains, measured."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import sys
+from pathlib import Path
+
+import click
+
+from . import options as shared
+
+
+@click.command()
+@click.argument("pictures", required=False, type=click.Path(exists=True, file_okay=False, path_type=Path))
+@click.argument("atlas", required=False, type=click.Path(exists=True, file_okay=False, path_type=Path))
+@click.option("--keep", type=click.Path(file_okay=False, path_type=Path), help="Folder for vectors, to go on with.")
+@click.option(
+    "--unseen", metavar="FILE", help="Encoder trained without the ten taxa that are asked for; see docs/retrieval.md."
+)
+@click.option("--seeds", default=3, show_default=True, type=click.IntRange(2), help="Trainings of each matcher.")
+@click.option("--steps", default=300, show_default=True, type=click.IntRange(1), help="Batches of each.")
+@shared.device
+@click.option(
+    "--render",
+    "document",
+    metavar="FILE",
+    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    help="Measure nothing; fill the page from this file.",
+)
+@click.option(
+    "--page",
+    default="docs/retrieval.md",
+    show_default=True,
+    type=click.Path(dir_okay=False, path_type=Path),
+    help="Page that --render fills.",
+)
+@click.option("--out", type=click.Path(dir_okay=False, path_type=Path), help="Also write the document to this file.")
+@shared.overwrite
+@shared.quiet
+@shared.as_json
+def matching(
+    pictures: Path | None,
+    atlas: Path | None,
+    keep: Path | None,
+    unseen: str | None,
+    seeds: int,
+    steps: int,
+    device: str,
+    document: Path | None,
+    page: Path,
+    out: Path | None,
+    overwrite: bool,
+    quiet: bool,
+    as_json: bool,
+) -> None:
+    """Measure the encoder of grains beside what needs no grain, and the matcher's choices.
+
+    PICTURES has train/TAXON and val/TAXON with pictures of single grains (POLLEN73S); ATLAS has pairs.csv with
+    pictures and texts.
+    """
+    from ...data.atomic import refuse_existing, write_text
+    from ...errors import UsageError
+    from ..matching_tables import read_document, render, tables
+
+    if document is not None:
+        render(read_document(document), page)
+        click.echo(json.dumps({"page": str(page)}) if as_json else str(page))
+        return
+    if pictures is None or atlas is None:
+        raise UsageError("expected PICTURES and ATLAS to measure with, or --render FILE")
+    if out is not None:
+        refuse_existing(out, overwrite=overwrite)
+    from ..bench_matching import bench_matching, read_material
+
+    def told(line: str) -> None:
+        if not quiet:
+            click.echo(line, err=True)
+
+    with contextlib.redirect_stdout(sys.stderr):
+        material = read_material(
+            pictures,
+            atlas,
+            kept=keep,
+            unseen=unseen,
+            device=device,
+            on_picture=lambda done, of: told(f"{done} of {of} pictures"),
+        )
+        figures = bench_matching(material, seeds=seeds, steps=steps, on_row=told)
+    if out is not None:
+        write_text(out, json.dumps(figures, ensure_ascii=False, indent=1) + "\n", overwrite=overwrite)
+    click.echo(json.dumps(figures, ensure_ascii=False) if as_json else tables(figures))
