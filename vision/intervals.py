@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import io
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,7 +17,7 @@ import numpy as np
 from ..data.annotations import LabelledImage
 from .metrics import coco_evaluation, match
 
-__all__ = ["Counted", "Ranked", "counted", "draws", "interval", "ranked"]
+__all__ = ["Counted", "Ranked", "bootstrap", "counted", "draws", "interval", "ranked"]
 
 # Where pycocotools reads precision off.
 _RECALLS = np.linspace(0, 1, 101)
@@ -56,9 +56,9 @@ class Ranked:
                 precision = hits / np.maximum(found, np.spacing(1))
                 precision = np.maximum.accumulate(precision[:, ::-1], axis=1)[:, ::-1]
                 recall = hits / np.maximum(true, 1)[:, None]
-                for i, row in enumerate(recall):
-                    at = np.searchsorted(row, _RECALLS, side="left")
-                    made[i, k] = precision[i, at[at < len(row)]].sum() / len(_RECALLS)
+                # How many recalls are read off at each box: those that it is the first to reach.
+                reached = np.searchsorted(_RECALLS, recall, side="right")
+                made[:, k] = (precision * np.diff(reached, axis=1, prepend=0)).sum(1) / len(_RECALLS)
         made[true == 0] = np.nan
         return made
 
@@ -66,20 +66,14 @@ class Ranked:
 def ranked(truth: Sequence[LabelledImage], found: Sequence[LabelledImage], classes: Sequence[str]) -> list[Ranked]:
     """The boxes of each class, ready to be weighed; arguments as for `average_precision`."""
     with contextlib.redirect_stdout(io.StringIO()):
-        evaluation = coco_evaluation(truth, found, classes)
+        evaluation = coco_evaluation(truth, found, classes, sizes=False)
     if evaluation is None:
         zero = np.zeros((10, 0), bool)
         return [
             Ranked(np.zeros(0, int), zero, np.array([image.labels.count(name) for image in truth])) for name in classes
         ]
     images = len(truth)
-    areas = len(evaluation.params.areaRng)
-    made = []
-    for k in range(len(classes)):
-        # All sizes come first among the ranges of area.
-        own = evaluation.evalImgs[k * areas * images : k * areas * images + images]
-        made.append(_ranked(own, images))
-    return made
+    return [_ranked(evaluation.evalImgs[k * images : (k + 1) * images], images) for k in range(len(classes))]
 
 
 def _ranked(own: Sequence[Any], images: int) -> Ranked:
@@ -138,6 +132,53 @@ def draws(images: int, number: int, seed: int = 0) -> np.ndarray:
 
 
 def interval(values: np.ndarray, level: float = 0.95) -> tuple[float, float]:
-    """The percentile interval of a figure's values over draws."""
+    """The percentile interval of a figure's values over draws; NaN where no draw has one."""
+    if np.isnan(values).all():
+        return float("nan"), float("nan")
     low, high = np.nanquantile(values, [(1 - level) / 2, (1 + level) / 2])
     return float(low), float(high)
+
+
+def bootstrap(
+    of_class: Mapping[str, Ranked], any_grain: Ranked, counts: Counted, number: int, seed: int = 0
+) -> tuple[dict[str, Any], dict[str, tuple[float, float]]]:
+    """Intervals of 95 % of all figures, from the same draws of images.
+
+    Args:
+        of_class: Ranked boxes of each class.
+        any_grain: Ranked boxes without regard to names.
+        counts: What was counted at the operating threshold.
+        number: Draws.
+        seed: Of the draws.
+
+    Returns:
+        `draws`, `level` and, as (low, high), `mAP50`, `mAP50-95`, `AP50_any`, `precision`, `recall`, `f1` and
+        `count_error`; and AP50 of each class that occurs.
+    """
+    weights = draws(len(any_grain.true), number, seed)
+    present = {name: one for name, one in of_class.items() if one.true.any()}
+    each = {name: _in_parts(one, weights) for name, one in present.items()}
+    half = _mean_of([values[:, 0] for values in each.values()], number)
+    whole = _mean_of([values.mean(1) for values in each.values()], number)
+    grain = Ranked(any_grain.image, any_grain.hit[:1], any_grain.true)
+    figures = {
+        "mAP50": half,
+        "mAP50-95": whole,
+        "AP50_any": _in_parts(grain, weights)[:, 0],
+        **counts.figures(weights),
+    }
+    intervals = {name: interval(values) for name, values in figures.items()}
+    return {"draws": number, "level": 0.95, **intervals}, {n: interval(values[:, 0]) for n, values in each.items()}
+
+
+def _in_parts(one: Ranked, weights: np.ndarray, size: int = 50) -> np.ndarray:
+    """`Ranked.precision` of some draws at a time, as all of them with all boxes would not fit in a small memory."""
+    return np.concatenate([one.precision(weights[i : i + size]) for i in range(0, len(weights), size)])
+
+
+def _mean_of(classes: Sequence[np.ndarray], number: int) -> np.ndarray:
+    """The mean over the classes that each draw has."""
+    values = np.array(classes).reshape(-1, number)
+    there = ~np.isnan(values)
+    total = np.where(there, values, 0).sum(0)
+    return np.where(there.any(0), total / np.maximum(there.sum(0), 1), np.nan)

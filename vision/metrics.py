@@ -36,7 +36,10 @@ def average_precision(
     with contextlib.redirect_stdout(io.StringIO()):
         evaluation = coco_evaluation(truth, found, classes)
         if evaluation is None:
-            return {"mAP50": 0.0, "mAP50-95": 0.0, "AR": 0.0, "per_class": {}}
+            there = {label for image in truth for label in image.labels}
+            figures = ("mAP50", "mAP50-95", "AP_small", "AP_medium", "AP_large", "AR")
+            none = {"AP50": 0.0, "AP50-95": 0.0}
+            return {**dict.fromkeys(figures, 0.0), "per_class": {n: dict(none) for n in classes if n in there}}
         evaluation.accumulate()
     precision, recall = evaluation.eval["precision"], evaluation.eval["recall"]
     per_class = {
@@ -56,9 +59,12 @@ def average_precision(
 
 
 def coco_evaluation(
-    truth: Sequence[LabelledImage], found: Sequence[LabelledImage], classes: Sequence[str]
+    truth: Sequence[LabelledImage], found: Sequence[LabelledImage], classes: Sequence[str], *, sizes: bool = True
 ) -> Any | None:
-    """Pycocotools' evaluation after its matching, images numbered from 1 in their order; None if nothing was found."""
+    """Pycocotools' evaluation after its matching, images numbered from 1 in their order; None if nothing was found.
+
+    Without `sizes` it matches once, and not again for small, medium and large grains.
+    """
     from pycocotools.coco import COCO
     from pycocotools.cocoeval import COCOeval
 
@@ -70,6 +76,8 @@ def coco_evaluation(
         return None
     evaluation = COCOeval(coco, coco.loadRes(rows), "bbox")
     evaluation.params.maxDets = [1, 100, _MOST]
+    if not sizes:
+        evaluation.params.areaRng, evaluation.params.areaRngLbl = evaluation.params.areaRng[:1], ["all"]
     evaluation.evaluate()
     return evaluation
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import gzip
 import json
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,7 @@ import numpy as np
 from ..errors import InputError
 from .results import Provenance, SlideResult
 
-__all__ = ["read_predictions", "write_predictions"]
+__all__ = ["as_kept", "read_predictions", "write_predictions"]
 
 SCHEMA = 1
 
@@ -53,6 +53,12 @@ def read_predictions(path: Path) -> tuple[list[SlideResult], tuple[str, ...]]:
         return results, tuple(document["classes"])
     except (OSError, EOFError, ValueError, KeyError, TypeError, IndexError) as error:
         raise InputError(f"{path}: expected predictions that `palyno val --save` wrote; {error}") from error
+
+
+def as_kept(result: SlideResult) -> SlideResult:
+    """The result with its numbers as short as a file keeps them: figures before and after are then the same."""
+    kept = _result(_image(result), result.provenance, result.conf)
+    return replace(result, boxes=kept.boxes, confidence=kept.confidence, candidates=kept.candidates)
 
 
 def _image(result: SlideResult) -> dict[str, Any]:

@@ -10,10 +10,12 @@ from typing import Any
 import numpy as np
 
 from ..data.annotations import LabelledImage
-from ..data.taxa import UNKNOWN, lineage
+from ..data.taxa import UNKNOWN
 from ..errors import InputError
+from .confusion import agrees
 from .detector import Detector
 from .metrics import average_precision, count_quality, match
+from .predictions import as_kept
 from .results import SlideResult
 
 __all__ = ["LOWEST", "by_best_class", "evaluate", "predict", "read_split", "validate", "without_names"]
@@ -24,14 +26,15 @@ LOWEST = 0.05
 
 
 def read_split(data: Path, split: str) -> tuple[list[Path], list[LabelledImage]]:
-    """The images of one split of a YOLO data set and their boxes.
+    """The images of one split of a YOLO data set, or of a COCO file (`.json`), which is one split, and their boxes.
 
     Raises:
         InputError: There is no such split, or it is empty.
     """
+    from ..data.annotations.coco import read_coco
     from ..data.annotations.yolo import read_yolo
 
-    truth = read_yolo(data, split=split)
+    truth = read_coco(data) if data.suffix == ".json" else read_yolo(data, split=split)
     if not truth:
         raise InputError(f"{data}: expected images in the split {split}, found none")
     # `path` in data.yaml is where the set was written, which may have been another machine.
@@ -68,10 +71,13 @@ def validate(
 def predict(
     detector: Detector, images: Sequence[Path], *, progress: Callable[[int, int], None] | None = None, **arguments: Any
 ) -> list[SlideResult]:
-    """What a detector finds on images down to the confidence `LOWEST`; arguments as for `validate`."""
+    """What a detector finds on images down to the confidence `LOWEST`, as short as `write_predictions` keeps it.
+
+    Arguments as for `validate`.
+    """
     results = []
     for image in images:
-        results.append(detector.detect(image, conf=LOWEST, **arguments))
+        results.append(as_kept(detector.detect(image, conf=LOWEST, **arguments)))
         if progress:
             progress(len(results), len(images))
     return results
@@ -108,7 +114,7 @@ def _naming(truth: Sequence[LabelledImage], results: Iterable[SlideResult]) -> d
     for true, result in zip(truth, results, strict=True):
         partner = match(true.boxes, result.boxes, result.confidence)
         for i in np.flatnonzero(partner >= 0):
-            label, name, rank = true.labels[partner[i]], result.taxa[i], result.ranks[i]
+            label, name = true.labels[partner[i]], result.taxa[i]
             if label == UNKNOWN:
                 unknown["true"] += 1
                 unknown["called_unknown" if name == UNKNOWN else "given_a_name"] += 1
@@ -117,7 +123,7 @@ def _naming(truth: Sequence[LabelledImage], results: Iterable[SlideResult]) -> d
             elif name == UNKNOWN:
                 tally["unknown"] += 1
             else:
-                tally["right_coarser" if name == getattr(lineage(label), rank, None) else "wrong"] += 1
+                tally["right_coarser" if agrees(name, result.ranks[i], label) else "wrong"] += 1
     return {"names": tally, "unknown": unknown}
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import click
 
@@ -15,63 +16,115 @@ import click
 )
 @click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda, cuda:N or mps.")
 @click.option("--conf", default=0.25, show_default=True, type=click.FloatRange(0, 1), help="Threshold of the counts.")
+@click.option("--choose", type=click.Choice(["conf"]), help="Choose --conf: the least mean count error on this split.")
 @click.option("--tile", default=640, show_default=True, type=int, help="Side of a tile in pixels.")
 @click.option("--only", metavar="GLOB", help="Only images whose name matches, such as 'scene_*'.")
+@click.option(
+    "--draws", default=500, show_default=True, type=click.IntRange(0), help="Bootstrap draws; 0: no intervals."
+)
 @click.option(
     "--save",
     type=click.Path(dir_okay=False, path_type=Path),
     help="Also keep what was found, down to confidence 0.05, in this file (gzipped JSON).",
 )
+@click.option(
+    "--predictions",
+    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    help="Take the figures from a file that --save wrote, without a model.",
+)
+@click.option("--pictures", type=click.Path(file_okay=False, path_type=Path), help="Draw the figures into this folder.")
+@click.option("--picture-format", default="png", show_default=True, type=click.Choice(["png", "svg"]))
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON document on standard output.")
+@click.pass_context
 def val(
+    context: click.Context,
     data: Path,
     split: str,
     model: str,
     device: str,
     conf: float,
+    choose: str | None,
     tile: int,
     only: str | None,
+    draws: int,
     save: Path | None,
+    predictions: Path | None,
+    pictures: Path | None,
+    picture_format: str,
     as_json: bool,
 ) -> None:
-    """Score a detector on the split of DATA, the data.yaml of a YOLO data set.
+    """Score a detector on a split of DATA: the data.yaml of a YOLO data set, or one COCO file (.json).
 
     The detector is called as `palyno detect` calls it. Average precision is pycocotools', without its cap of 100 boxes.
+    With --choose conf, standard output is the threshold alone, to be given to --conf on the test split.
     """
     import json
-    import sys
     from fnmatch import fnmatch
 
-    from ...errors import NothingToDoError
-    from ...vision.detector import load
-    from ...vision.predictions import write_predictions
-    from ...vision.validate import evaluate, predict, read_split
+    from ...errors import NothingToDoError, UsageError
+    from ...vision.operating import choose_conf
+    from ...vision.predictions import read_predictions, write_predictions
+    from ...vision.protocol import full_report, in_order
+    from ...vision.validate import read_split
+    from ..val_summary import finite, lines
 
+    def given(option: str) -> bool:
+        return context.get_parameter_source(option) is not click.core.ParameterSource.DEFAULT
+
+    if predictions and (idle := [name for name in ("model", "device", "tile", "save") if given(name)]):
+        raise UsageError(f"--predictions runs no model: expected no --{idle[0]} with it")
+    if choose and given("conf"):
+        raise UsageError("expected --conf or --choose conf, got both")
     images, truth = read_split(data, split)
     chosen = [i for i, image in enumerate(images) if only is None or fnmatch(image.name, only)]
     if not chosen:
         raise NothingToDoError(f"no image of the split {split} matches {only!r}")
     images, truth = [images[i] for i in chosen], [truth[i] for i in chosen]
+    if predictions:
+        results, classes = read_predictions(predictions)
+        wanted = [result for result in results if only is None or fnmatch(Path(result.slide).name, only)]
+        results = in_order(truth, wanted)
+    else:
+        results, classes = _found(images, model, device, tile)
+    if save:
+        write_predictions(save, results, classes)
+    choice = choose_conf(truth, results, draws) if choose else None
+    source = results[0].provenance
+    report = finite(
+        {
+            "model": source.model,
+            "sha256": source.sha256,
+            "version": source.version,
+            "arguments": dict(source.arguments),
+            "split": data.name if data.suffix == ".json" else split,
+            **({"chosen": vars(choice)} if choice else {}),
+            **full_report(truth, results, classes, conf=choice.conf if choice else conf, draws=draws),
+        }
+    )
+    if pictures:
+        from ..val_pictures import draw
+
+        for file in draw(report, pictures, picture_format):
+            click.echo(f"wrote {file}", err=True)
+    if as_json:
+        click.echo(json.dumps(report, ensure_ascii=False, allow_nan=False))
+        return
+    for line in lines(report):
+        click.echo(line, err=True)
+    if choice:
+        click.echo(f"{choice.conf:g}")
+
+
+def _found(images: list[Path], model: str, device: str, tile: int) -> tuple[list[Any], tuple[str, ...]]:
+    """What a model finds on the images, and its classes."""
+    import sys
+
+    from ...vision.detector import load
+    from ...vision.validate import predict
+
     detector = load(model, device=device)
     show = (lambda done, total: click.echo(f"\r{done}/{total}", nl=False, err=True)) if sys.stderr.isatty() else None
     results = predict(detector, images, tile=tile, progress=show)
-    if save:
-        write_predictions(save, results, detector.classes)
-    report = {
-        "model": detector.name,
-        "sha256": detector.sha256,
-        **evaluate(truth, results, detector.classes, conf=conf),
-    }
-    if as_json:
-        click.echo(json.dumps(report, ensure_ascii=False))
-        return
-    counts, names = report["counts"], report["names"]
-    for line in (
-        f"{detector.name} on {len(images)} images of {split}, {counts['true']} grains",
-        f"mAP50 {report['mAP50']:.3f}   mAP50-95 {report['mAP50-95']:.3f}   AP50 of any grain {report['AP50_any']:.3f}",
-        f"at conf {conf}: precision {counts['precision']:.3f}, recall {counts['recall']:.3f}, F1 {counts['f1']:.3f}, "
-        f"mean count error {counts['count_error']:.1%}",
-        f"names of matched grains: {names}",
-        f"unknown grains: {report['unknown']}",
-    ):
-        click.echo(line, err=True)
+    if show:
+        click.echo(err=True)
+    return results, detector.classes

@@ -1,0 +1,64 @@
+"""What `palyno val` tells a reader at a terminal."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+__all__ = ["finite", "lines"]
+
+
+def finite(value: Any) -> Any:
+    """The document with None where there is no figure, as JSON has no NaN."""
+    if isinstance(value, Mapping):
+        return {key: finite(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [finite(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def lines(report: Mapping[str, Any]) -> Iterator[str]:
+    """The lines; figures with their intervals of 95 % in brackets.
+
+    Args:
+        report: Of `palyno val`, after `finite`.
+    """
+    counts, intervals = report["counts"], report["intervals"] or {}
+
+    def figure(name: str, value: float | None, percent: bool = False) -> str:
+        show = (lambda v: f"{v:.1%}") if percent else (lambda v: f"{v:.3f}")
+        low, high = intervals.get(name) or (None, None)
+        return "none" if value is None else show(value) + (f" [{show(low)}, {show(high)}]" if low is not None else "")
+
+    yield f"{report['model']} on {counts['images']} images of {report['split']}, {counts['true']} grains"
+    yield (
+        f"mAP50 {figure('mAP50', report['mAP50'])}   mAP50-95 {figure('mAP50-95', report['mAP50-95'])}   "
+        f"AP50 of any grain {figure('AP50_any', report['AP50_any'])}"
+    )
+    if chosen := report.get("chosen"):
+        between = " (95 % of draws: {:g} to {:g})".format(*chosen["interval"]) if chosen["interval"] else ""
+        yield f"chosen on this split: conf {chosen['conf']:g}{between}; confirm it on images that it was not chosen on"
+    yield (
+        f"at conf {report['conf']:g}: precision {figure('precision', counts['precision'])}, "
+        f"recall {figure('recall', counts['recall'])}, F1 {figure('f1', counts['f1'])}, "
+        f"mean count error {figure('count_error', counts['count_error'], percent=True)}"
+    )
+    yield f"names of matched grains: {_tally(report['names'])}"
+    yield f"unknown grains: {_tally(report['unknown'])}"
+    if absent := report["not_in_classes"]:
+        yield f"true grains that the detector has no name for: {_tally(absent)}"
+    for key, what in (("grain", "confidence"), ("name", "probability of the name")):
+        if (one := report["calibration"][key])["number"]:
+            yield (
+                f"calibration of the {what}: expected error {one['ece']:.3f}, Brier score {one['brier']:.3f} "
+                f"({one['number']} boxes)"
+            )
+    if worst := report["confusion"]["worst"][:5]:
+        yield "most often confused: " + ", ".join(
+            f"{pair['true']} called {pair['named']} {pair['number']} times ({pair['share']:.0%})" for pair in worst
+        )
+
+
+def _tally(numbers: Mapping[str, int]) -> str:
+    return ", ".join(f"{number} {name.replace('_', ' ')}" for name, number in numbers.items())

@@ -1,0 +1,75 @@
+"""The threshold is the one that a search through all of them finds; the curve's mean is average precision."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from palyno.data.annotations import LabelledImage
+from palyno.errors import NothingToDoError
+from palyno.vision.intervals import ranked
+from palyno.vision.metrics import average_precision, count_quality
+from palyno.vision.operating import choose_conf, precision_recall
+from palyno.vision.results import Provenance, SlideResult
+
+
+def made(images=25, seed=0, conf=0.05):
+    """Grains are surer than debris, with an overlap."""
+    rng = np.random.default_rng(seed)
+    truth, results = [], []
+    for i in range(images):
+        n = int(rng.integers(0, 9)) if i else 0
+        corner = rng.uniform(0, 500, (n, 2))
+        boxes = np.hstack([corner, corner + 40]).astype(np.float32)
+        truth.append(LabelledImage(f"{i}", 640, 640, boxes, ("grain",) * n))
+        extra = rng.uniform(0, 500, (int(rng.integers(0, 6)), 2)).astype(np.float32)
+        score = np.round(np.r_[rng.beta(5, 3, n), rng.beta(2, 5, len(extra))], 2).clip(conf, 1)
+        seen = np.vstack([boxes, np.hstack([extra, extra + 30])])
+        taxa = ("grain",) * len(seen)
+        results.append(SlideResult(f"{i}", 640, 640, seen, score, taxa, Provenance("m", "0", "0"), conf=conf))
+    return truth, results
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_the_threshold_is_the_best_of_all(seed):
+    truth, results = made(seed=seed)
+    choice = choose_conf(truth, results)
+    table = []
+    for hundredths in range(5, 100):
+        quality = count_quality(truth, [r.above(hundredths / 100).to_annotations() for r in results])
+        table.append((round(quality.count_error, 12), -round(quality.f1, 12), -hundredths / 100))
+    error, f1, conf = min(table)
+    assert (choice.conf, choice.count_error, choice.f1) == (-conf, pytest.approx(error), pytest.approx(-f1))
+
+
+def test_the_choice_is_the_same_each_time_and_lies_in_its_interval():
+    truth, results = made(seed=5)
+    choice = choose_conf(truth, results, draws=200)
+    assert choice == choose_conf(truth, results, draws=200)
+    assert choice.interval[0] <= choice.conf <= choice.interval[1]
+    assert choose_conf(truth, results).interval is None
+
+
+def test_no_threshold_below_that_of_the_detector_is_chosen():
+    truth, results = made(conf=0.4)
+    assert choose_conf(truth, results).conf >= 0.4
+
+
+def test_there_must_be_grains():
+    truth, results = made(1)
+    with pytest.raises(NothingToDoError, match="images with grains"):
+        choose_conf(truth, results)
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_the_mean_of_the_curve_is_average_precision(seed):
+    truth, results = made(seed=seed)
+    found = [r.to_annotations() for r in results]
+    recall, precision = precision_recall(ranked(truth, found, ["grain"])[0])
+    assert precision.mean() == pytest.approx(average_precision(truth, found, ["grain"])["mAP50"], abs=1e-12)
+    assert (np.diff(precision) <= 0).all() and recall[[0, -1]].tolist() == [0, 1]
+
+
+def test_the_curve_of_nothing_is_nought():
+    truth, _ = made(3)
+    empty = [LabelledImage(t.image, 640, 640, np.zeros((0, 4)), (), np.zeros(0)) for t in truth]
+    assert not precision_recall(ranked(truth, empty, ["grain"])[0])[1].any()

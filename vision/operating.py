@@ -1,0 +1,100 @@
+"""Where a threshold puts a detector: its precision at every recall, and the threshold that counts best.
+
+A threshold is chosen on validation images and then read off on test images; chosen on those that it is judged by, it
+flatters.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from ..data.annotations import LabelledImage
+from ..errors import NothingToDoError
+from .intervals import Ranked
+from .intervals import draws as drawn
+from .metrics import match
+from .results import SlideResult
+
+__all__ = ["Choice", "choose_conf", "precision_recall"]
+
+
+@dataclass(frozen=True)
+class Choice:
+    """A threshold.
+
+    Attributes:
+        conf: The threshold.
+        count_error: Mean over images with grains of |found - true| / true at it.
+        f1: Harmonic mean of precision and recall of grains at it.
+        interval: Between which thresholds 95 % of bootstrap draws of the images would have chosen; None without draws.
+    """
+
+    conf: float
+    count_error: float
+    f1: float
+    interval: tuple[float, float] | None
+
+
+def choose_conf(truth: Sequence[LabelledImage], results: Sequence[SlideResult], draws: int = 0) -> Choice:
+    """The threshold, in hundredths, of the least mean count error.
+
+    Of equal ones the better F1 decides, then the higher threshold. The same images give the same answer.
+
+    Args:
+        truth: True boxes.
+        results: What was found, in the same order, at a lower threshold than any that may be chosen.
+        draws: Bootstrap draws over images for the interval; 0 gives none.
+
+    Raises:
+        NothingToDoError: No image has a grain.
+    """
+    true = np.array([len(t) for t in truth], int)
+    some = true > 0
+    if not some.any():
+        raise NothingToDoError("expected images with grains to choose a threshold on, found none")
+    lowest = max((result.conf for result in results), default=0.0)
+    hundredths = np.arange(max(1, math.ceil(round(100 * lowest, 6))), 100)
+    # As `SlideResult.above` compares.
+    limits = (hundredths / 100).astype(np.float32)
+    found, hits = (np.zeros((len(limits), len(truth)), int) for _ in range(2))
+    for i, (image, result) in enumerate(zip(truth, results, strict=True)):
+        # The surest choose first, so that dropping the least sure changes no other match.
+        right = match(image.boxes, result.boxes, result.confidence) >= 0
+        kept = result.confidence[None] >= limits[:, None]
+        found[:, i], hits[:, i] = kept.sum(1), (kept & right).sum(1)
+    errors = np.abs(found - true)[:, some] / true[some]
+    f1 = 2 * hits.sum(1) / np.maximum(found.sum(1) + true.sum(), 1)
+    best = np.lexsort((-limits, -f1, errors.mean(1).round(12)))[0]
+    interval = None
+    if draws and some.sum() > 1:
+        weights = drawn(int(some.sum()), draws)
+        chosen = hundredths[(errors @ weights.T).argmin(0)] / 100
+        low, high = np.quantile(chosen, [0.025, 0.975])
+        interval = (float(low), float(high))
+    return Choice(int(hundredths[best]) / 100, float(errors[best].mean()), float(f1[best]), interval)
+
+
+def precision_recall(one: Ranked, points: int = 101) -> tuple[np.ndarray, np.ndarray]:
+    """The precision-recall curve at IoU 0.5, its precision made to fall only, as average precision reads it.
+
+    Args:
+        one: Ranked boxes.
+        points: Recalls from 0 to 1.
+
+    Returns:
+        Recall and precision, (points,) each; precision is 0 past the highest recall reached.
+    """
+    at = np.linspace(0, 1, points)
+    precision = np.zeros(points)
+    total = int(one.true.sum())
+    if len(one.image) and total:
+        hits = one.hit[0].cumsum()
+        falling = np.maximum.accumulate((hits / np.arange(1, len(hits) + 1))[::-1])[::-1]
+        place = np.searchsorted(hits / total, at, side="left")
+        reached = place < len(hits)
+        precision[reached] = falling[place[reached]]
+    return at, precision
