@@ -59,10 +59,10 @@ def bench_runtimes(
         on_row: Called with each row as it is done.
 
     Returns:
-        The settings, the machine, and `rows`: for each number of threads and runtime the median, quartiles and minimum
-        in milliseconds, `faster` (the median of the rounds' ratios of PyTorch's time to its time), `cpu_ms` (the median
-        of the processor time of all its threads), the seconds from an imported PyTorch to the first result, the
-        process's peak memory in MiB, the largest differences from PyTorch.
+        The settings, the machine, its load before and after, and `rows`: for each number of threads and runtime the
+        median, quartiles and minimum in milliseconds, `faster` (the median of the rounds' ratios of PyTorch's time to
+        its time), `cpu_ms` (the median of the processor time of all its threads), the seconds from an imported PyTorch
+        to the first result, the process's peak memory in MiB, the largest differences from PyTorch.
 
     Raises:
         UsageError: An unknown runtime.
@@ -70,6 +70,8 @@ def bench_runtimes(
     """
     if unknown := sorted(set(runtimes) - set(RUNTIMES)):
         raise UsageError(f"runtimes: expected some of {', '.join(RUNTIMES)}; got {', '.join(unknown)}")
+    # Of a machine that does nothing else it is below its cores at the start.
+    load = [os.getloadavg()[0]] if hasattr(os, "getloadavg") else []
     chosen = [name for name in RUNTIMES if name in {BASE, *runtimes}]
     rows = []
     with tempfile.TemporaryDirectory(prefix="palyno-") as folder:
@@ -86,6 +88,7 @@ def bench_runtimes(
         "rounds": rounds,
         "when": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
         "machine": {"processor": _processor(), "cores": len(os.sched_getaffinity(0)), "system": platform.platform()},
+        "load_average": [round(value, 1) for value in [*load, *(os.getloadavg()[:1] if load else ())]],
         "versions": _versions(),
         "rows": rows,
     }
