@@ -131,12 +131,27 @@ def draws(images: int, number: int, seed: int = 0) -> np.ndarray:
     return rng.multinomial(images, np.full(images, 1 / images), size=number)
 
 
-def interval(values: np.ndarray, level: float = 0.95) -> tuple[float, float]:
-    """The percentile interval of a figure's values over draws; NaN where no draw has one."""
+def interval(
+    figure: float, values: np.ndarray, level: float = 0.95, bounds: tuple[float, float] = (0.0, 1.0)
+) -> tuple[float, float]:
+    """The basic bootstrap interval (Davison and Hinkley 1997, 5.2): the draws' quantiles, reflected at the figure.
+
+    Average precision is higher on a drawn sample, which has fewer different images, than on all images. The percentile
+    interval would carry that bias twice; reflected, it is taken off.
+
+    Args:
+        figure: On every image once.
+        values: (draws,); NaN where a draw has no such figure.
+        level: Of the interval.
+        bounds: The least and the largest value that such a figure can have.
+
+    Returns:
+        Low and high; NaN where no draw has a figure.
+    """
     if np.isnan(values).all():
         return float("nan"), float("nan")
     low, high = np.nanquantile(values, [(1 - level) / 2, (1 + level) / 2])
-    return float(low), float(high)
+    return float(np.clip(2 * figure - high, *bounds)), float(np.clip(2 * figure - low, *bounds))
 
 
 def bootstrap(
@@ -155,11 +170,11 @@ def bootstrap(
         `draws`, `level` and, as (low, high), `mAP50`, `mAP50-95`, `AP50_any`, `precision`, `recall`, `f1` and
         `count_error`; and AP50 of each class that occurs.
     """
-    weights = draws(len(any_grain.true), number, seed)
+    weights = np.vstack([np.ones((1, len(any_grain.true)), int), draws(len(any_grain.true), number, seed)])
     present = {name: one for name, one in of_class.items() if one.true.any()}
     each = {name: _in_parts(one, weights) for name, one in present.items()}
-    half = _mean_of([values[:, 0] for values in each.values()], number)
-    whole = _mean_of([values.mean(1) for values in each.values()], number)
+    half = _mean_of([values[:, 0] for values in each.values()], len(weights))
+    whole = _mean_of([values.mean(1) for values in each.values()], len(weights))
     grain = Ranked(any_grain.image, any_grain.hit[:1], any_grain.true)
     figures = {
         "mAP50": half,
@@ -167,8 +182,12 @@ def bootstrap(
         "AP50_any": _in_parts(grain, weights)[:, 0],
         **counts.figures(weights),
     }
-    intervals = {name: interval(values) for name, values in figures.items()}
-    return {"draws": number, "level": 0.95, **intervals}, {n: interval(values[:, 0]) for n, values in each.items()}
+    intervals = {
+        name: interval(values[0], values[1:], bounds=(0.0, np.inf if name == "count_error" else 1.0))
+        for name, values in figures.items()
+    }
+    of_each = {name: interval(values[0, 0], values[1:, 0]) for name, values in each.items()}
+    return {"draws": number, "level": 0.95, **intervals}, of_each
 
 
 def _in_parts(one: Ranked, weights: np.ndarray, size: int = 50) -> np.ndarray:

@@ -73,7 +73,8 @@ def _call(name: str, classes: int, device: str, batch: int, order: Any) -> Any:
     from .runs import VARIANTS
 
     words = VARIANTS.get(name, ("--model", name))
-    options: dict[str, Any] = {key.removeprefix("--"): value for key, value in zip(words[::2], words[1::2], strict=True)}
+    pairs = zip(words[::2], words[1::2], strict=True)
+    options: dict[str, Any] = {key.removeprefix("--"): value for key, value in pairs}
     network = build(options.pop("model"), classes=classes, **options)
     network = network.fuse(verbose=False).eval().requires_grad_(False)
     images = torch.rand(batch, 3, SIDE, SIDE)

@@ -138,7 +138,7 @@ def score_all(
         },
         "differences": {
             model: {
-                name: _told({key: means[ours][name][key] - values[key] for key in values})
+                name: _told({key: means[ours][name][key] - values[key] for key in values}, signed=True)
                 for name, values in means[model].items()
                 if values and means.get(ours, {}).get(name)
             }
@@ -187,13 +187,15 @@ def _spread(runs: Mapping[str, Mapping[str, Any]], name: str) -> dict[str, float
     return {key: round(float(np.std([scores[key][0] for scores in own], ddof=1)), 5) for key in FIGURES}
 
 
-def _told(scores: Mapping[str, np.ndarray]) -> dict[str, Any]:
+def _told(scores: Mapping[str, np.ndarray], *, signed: bool = False) -> dict[str, Any]:
     from ...vision.intervals import interval
 
-    return {
-        key: [round(float(v), 5) for v in (values[0], *(interval(values[1:]) if len(values) > 1 else ()))]
-        for key, values in scores.items()
-    }
+    told = {}
+    for key, values in scores.items():
+        bounds = (-np.inf, np.inf) if signed else (0.0, np.inf if key == "count_error" else 1.0)
+        ends = interval(values[0], values[1:], bounds=bounds) if len(values) > 1 else ()
+        told[key] = [round(float(v), 5) for v in (values[0], *ends)]
+    return told
 
 
 def _recipe(run: Path) -> dict[str, Any]:

@@ -82,6 +82,18 @@ def test_an_interval_holds_the_figure_about_as_often_as_it_says():
     held = 0
     for trial in range(200):
         hits = rng.binomial(10, 0.7, 40)
-        low, high = interval((draws(40, 400, seed=trial) @ hits) / 400)
+        low, high = interval(hits.mean() / 10, (draws(40, 400, seed=trial) @ hits) / 400)
         held += low <= 0.7 <= high
     assert 0.88 <= held / 200 <= 0.99
+
+
+def test_a_bias_that_draws_add_is_taken_off():
+    """The number of different images in a draw is biased by about a third; reflected, the figure stays inside."""
+    weights = draws(60, 400)
+    different = (weights > 0).mean(1)
+    assert different.mean() == pytest.approx(1 - np.exp(-1), abs=0.02)
+    low, high = interval(0.63, 0.63 - 0.05 + 0.02 * np.random.default_rng(0).standard_normal(400))
+    assert low > 0.63
+    assert high == pytest.approx(0.68 + 0.039, abs=0.01)
+    assert interval(0.98, np.array([0.9, 0.97, 0.99]), bounds=(0, 1))[1] == 1
+    assert np.isnan(interval(0.5, np.full(3, np.nan))).all()
