@@ -242,7 +242,7 @@ def _directions(m: Material, seeds: int, steps: int, on_row: Callable[[str], Non
     found: dict[str, dict[str, list[float]]] = {}
     for negatives in ("sentences", "images", "both"):
         for seed in range(seeds):
-            objective = RankingObjective(negatives=negatives)  # type: ignore[arg-type]
+            objective = RankingObjective(negatives=negatives)
             matcher = train_matcher(lessons, replace(COMPOSED, steps=steps, seed=seed, ranking=objective))
             scores = matcher.embed_texts(queries.texts) @ matcher.embed_grains(gallery.features[0]).T
             right = queries.truth(gallery)[0]

@@ -126,7 +126,7 @@ class ImageEncoder:
         Raises:
             UsageError: Not such arrays.
         """
-        if isinstance(items, np.ndarray) and items.ndim == 3:
+        if getattr(items, "ndim", None) == 3:
             raise UsageError("pictures: expected a list of pictures, got one; put it in a list")
         found = [np.empty((0, self.dim), np.float32)]
         for start in range(0, len(items), self.batch):

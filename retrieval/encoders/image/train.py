@@ -182,7 +182,7 @@ class _Run:
             )
         self.device = choose_device(settings.device)
         torch.manual_seed(settings.seed)
-        self.network = GrainNet(settings.dim, settings.widths).to(self.device, memory_format=torch.channels_last)
+        self.network = GrainNet(settings.dim, settings.widths).to(self.device).to(memory_format=torch.channels_last)
         self.mean = copy.deepcopy(self.network).eval()
         self.loss = build_loss(settings.loss, settings.dim, len(self.names)).to(self.device)
         self.traits = _TraitTask(settings.dim, self.names).to(self.device) if settings.trait_weight else None
