@@ -62,7 +62,8 @@ def _matrix(axes: Any, rows: Sequence[str], columns: Sequence[str], counts: np.n
     share = counts / np.maximum(counts.sum(1, keepdims=True), 1)
     ramp = LinearSegmentedColormap.from_list("palyno", ["#ffffff", "#9ecae1", "#0072b2", "#0b2545"])
     # The root of the share, as most confusions are of a few grains in a hundred.
-    image = axes.imshow(share, cmap=ramp, norm=PowerNorm(0.5, 0, 1), aspect="equal", interpolation="nearest")
+    # Cells come out square but for a little; forced to be, they would push the names off the picture.
+    image = axes.imshow(share, cmap=ramp, norm=PowerNorm(0.5, 0, 1), aspect="auto", interpolation="nearest")
     axes.set_xticks(range(len(columns)), columns, rotation=90)
     axes.set_yticks(range(len(rows)), [f"{name}  {n}" for name, n in zip(rows, counts.sum(1), strict=True)])
     size = 8 if len(rows) <= 25 else 6.5

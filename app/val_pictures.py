@@ -84,7 +84,8 @@ def _classes(figure: Any, report: Mapping[str, Any]) -> None:
     axes.set_yticks(places, [name for name, _ in rows], fontsize=7.5)
     for label in axes.get_yticklabels():
         label.set_style(slanted(label.get_text()))
-    axes.text(1.03, -0.9, "grains", transform=axes.get_yaxis_transform(), fontsize=7.5, color=GREY)
+    above = {"xytext": (0, 4), "textcoords": "offset points", "fontsize": 7.5, "color": GREY}
+    axes.annotate("grains", (1.03, 1), xycoords="axes fraction", **above)
     axes.set_xlim(-0.01, 1.01)
     axes.set_ylim(len(rows) - 0.5, -0.5)
     axes.set_xlabel("average precision")
@@ -109,7 +110,7 @@ def _reliability(figure: Any, report: Mapping[str, Any]) -> None:
         lower.set_xlabel("probability given" if key == "name" else "confidence")
         bins = [b for b in one["bins"] if b["number"]]
         if not bins:
-            upper.text(0.5, 0.5, "no boxes", ha="center", color=GREY)
+            upper.text(0.5, 0.2, "no boxes", ha="center", color=GREY)
             lower.set_yticks([])
             continue
         x, y = [b["probability"] for b in bins], [b["right"] for b in bins]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 from ..data.taxa import lineage
@@ -28,5 +29,7 @@ def empty(axes: Any, why: str) -> None:
 
 
 def slanted(name: str) -> str:
-    """The font style of a name: species and genera are set in italics."""
-    return "italic" if lineage(name).rank in ("species", "genus") else "normal"
+    """The font style of a name: species and genera are set in italics, binomials that the table does not have too."""
+    rank = lineage(name).rank
+    binomial = rank == "unknown" and re.fullmatch(r"[A-Z][a-z-]+(?<!aceae) [a-z-]+\.?", name)
+    return "italic" if rank in ("species", "genus") or binomial else "normal"

@@ -1,0 +1,188 @@
+"""`palyno val` as users call it: the shipped model, its kept predictions, the chosen threshold, the pictures."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from click.testing import CliRunner
+from palyno.app.cli import cli
+from palyno.app.val_pictures import draw
+from palyno.app.val_style import slanted
+from palyno.app.val_summary import finite, lines
+from palyno.data.annotations import LabelledImage
+from palyno.data.annotations.coco import write_coco
+from palyno.data.annotations.yolo import read_yolo
+from palyno.data.compose import Recipe, compose_dataset
+from palyno.data.scene import SceneSettings
+from palyno.vision.predictions import write_predictions
+from palyno.vision.protocol import full_report
+from palyno.vision.results import Provenance, SlideResult
+from PIL import Image
+
+PICTURES = Path(__file__).parent.parent / "data" / "pictures" / "pollen73s"
+NAMES = {"classes", "confusion", "reliability", "precision_recall", "counts"}
+
+
+def val(*arguments):
+    return CliRunner().invoke(cli, ["val", *map(str, arguments)])
+
+
+@pytest.fixture(scope="module")
+def scenes(tmp_path_factory):
+    """Three small scenes of which the shipped model finds the grains, and what it found."""
+    folder = tmp_path_factory.mktemp("val")
+    scene = SceneSettings(size=256, grain_px=(40, 60), largest_count=5)
+    unknown = {"train": (), "val": (), "test": ()}
+    recipe = Recipe(PICTURES / "train", scenes={"train": 1, "val": 3, "test": 0}, unknown=unknown, scene=scene)
+    compose_dataset(recipe, folder / "scenes")
+    data = folder / "scenes" / "data.yaml"
+    done = val(data, "--device", "cpu", "--save", folder / "found.json.gz", "--draws", 40, "--json")
+    assert done.exit_code == 0, done.output
+    return data, folder / "found.json.gz", json.loads(done.stdout)
+
+
+def test_kept_predictions_give_the_very_same_report(scenes):
+    data, found, report = scenes
+    assert report["counts"]["true"] > 0 and report["AP50_any"] > 0.5
+    again = val(data, "--predictions", found, "--draws", 40, "--json")
+    assert json.loads(again.stdout) == report
+    assert report["arguments"]["tile"] == 640 and len(report["sha256"]) == 64
+
+
+def test_a_coco_file_is_as_good_as_a_yolo_data_set(scenes, tmp_path):
+    data, found, report = scenes
+    write_coco(read_yolo(data, split="val"), tmp_path / "truth.json")
+    other = json.loads(val(tmp_path / "truth.json", "--predictions", found, "--draws", 0, "--json").stdout)
+    assert other["split"] == "truth.json" and other["intervals"] is None
+    assert other["AP50_any"] == pytest.approx(report["AP50_any"], abs=0.01)
+    assert other["counts"] == report["counts"]
+
+
+def test_the_chosen_threshold_is_printed_alone_and_can_be_given_back(scenes):
+    data, found, _ = scenes
+    done = val(data, "--predictions", found, "--choose", "conf")
+    assert done.exit_code == 0
+    assert val(data, "--predictions", found, "--choose", "conf").stdout == done.stdout
+    conf = float(done.stdout)
+    chosen = json.loads(val(data, "--predictions", found, "--choose", "conf", "--json").stdout)
+    given = json.loads(val(data, "--predictions", found, "--conf", conf, "--json").stdout)
+    assert chosen["chosen"]["conf"] == chosen["conf"] == conf
+    assert chosen["counts"] == given["counts"]
+    for other in (0.1, 0.25, 0.5, 0.9):
+        error = json.loads(val(data, "--predictions", found, "--conf", other, "--draws", 0, "--json").stdout)
+        assert given["counts"]["count_error"] <= error["counts"]["count_error"]
+
+
+def test_a_reader_is_told_the_figures_with_their_intervals(scenes):
+    data, found, report = scenes
+    told = val(data, "--predictions", found, "--draws", 40).stderr
+    low, high = report["intervals"]["AP50_any"]
+    assert f"AP50 of any grain {report['AP50_any']:.3f} [{low:.3f}, {high:.3f}]" in told
+    assert "calibration of the confidence: expected error" in told
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (("--model", "hieraedge-n"), "expected no --model"),
+        (("--tile", 320), "expected no --tile"),
+        (("--save", "x"), "expected no --save"),
+        (("--choose", "conf", "--conf", 0.3), "--conf or --choose conf"),
+        (("--conf", 0.01), "read with conf 0.05"),
+    ],
+)
+def test_options_that_cannot_go_together_are_refused(scenes, arguments, says):
+    data, found, _ = scenes
+    done = val(data, "--predictions", found, *arguments)
+    assert done.exit_code == 2 and says in done.stderr
+
+
+def made(classes, images=6, found=True, grains=12):
+    """A report of grains of some classes, found or not."""
+    rng = np.random.default_rng(len(classes))
+    truth, results = [], []
+    for i in range(images):
+        n = grains if classes else 0
+        corner = np.stack([np.arange(n) * 60, np.full(n, 10 * i)], 1)
+        boxes = np.hstack([corner, corner + 40]).astype(np.float32)
+        labels = tuple(classes[k] for k in rng.integers(0, len(classes), n)) if n else ()
+        truth.append(LabelledImage(f"{i}", 5000, 640, boxes, labels))
+        m = n if found else 0
+        names = tuple(name if rng.random() < 0.7 else classes[0] for name in labels[:m])
+        score = rng.uniform(0.05, 1, m)
+        candidates = tuple(((name, float(p)),) for name, p in zip(names, score, strict=True))
+        provenance = Provenance("m", "0", "0")
+        results.append(SlideResult(f"{i}", 5000, 640, boxes[:m], score, names, provenance, candidates=candidates))
+    return finite({"model": "m", "split": "val", **full_report(truth, results, classes or ("Zea mays",), draws=20)})
+
+
+MANY = tuple(f"Genus{i} species{i}" for i in range(66))
+
+
+@pytest.mark.parametrize("form", ["png", "svg"])
+@pytest.mark.parametrize(
+    ("classes", "found"),
+    [((), False), (("Zea mays",), True), (("Zea mays",), False), (("Zea mays", "unknown"), True), (MANY, True)],
+    ids=["no grains", "one class", "nothing found", "a class and unknown", "66 classes"],
+)
+def test_pictures_are_drawn_of_whatever_there_is(tmp_path, classes, found, form):
+    report = made(classes, found=found, grains=40)
+    files = draw(report, tmp_path / "pictures", form)
+    assert {file.stem for file in files} == NAMES
+    for file in files:
+        if form == "png":
+            with Image.open(file) as picture:
+                pixels = np.asarray(picture.convert("L"))
+            assert (pixels < 128).any()
+            # Nothing is cut off.
+            assert (pixels[[0, -1]] > 128).all() and (pixels[:, [0, -1]] > 128).all()
+        else:
+            assert file.read_text(encoding="utf-8").rstrip().endswith("</svg>")
+    assert list(lines(report))
+    json.dumps(report, allow_nan=False)
+
+
+def test_the_same_report_gives_the_same_pictures_and_leaves_pyplot_alone(tmp_path):
+    report = made(("Zea mays", "Betula pendula"))
+    before = "matplotlib.pyplot" in sys.modules
+    for form in ("png", "svg"):
+        one, other = (draw(report, tmp_path / name, form) for name in "ab")
+        assert [file.read_bytes() for file in one] == [file.read_bytes() for file in other]
+    assert ("matplotlib.pyplot" in sys.modules) == before
+
+
+def test_a_picture_names_every_class(tmp_path):
+    report = made(MANY, grains=60)
+    draw(report, tmp_path, "svg")
+    for name in ("classes", "confusion"):
+        text = (tmp_path / f"{name}.svg").read_text(encoding="utf-8")
+        assert all(f"<!-- {taxon}" in text for taxon in report["per_class"])
+
+
+def test_predictions_of_another_split_are_refused(scenes, tmp_path):
+    data, _, _ = scenes
+    box = np.array([[0, 0, 9, 9]], np.float32)
+    result = SlideResult("other.png", 10, 10, box, [0.9], ("Zea mays",), Provenance("m", "0", "0"))
+    write_predictions(tmp_path / "p", [result], ("Zea mays",))
+    done = val(data, "--predictions", tmp_path / "p")
+    assert done.exit_code == 3 and "no prediction for 3 images" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("name", "style"),
+    [
+        ("Serjania erecta", "italic"),
+        ("Serjania", "italic"),
+        ("Genus7 species7", "normal"),
+        ("Quercus petraea", "italic"),
+        ("Poaceae sp.", "normal"),
+        ("Asteraceae undiff.", "normal"),
+        ("unknown", "normal"),
+    ],
+)
+def test_species_and_genera_are_set_in_italics(name, style):
+    assert slanted(name) == style
