@@ -65,7 +65,7 @@ def val(
     from ...vision.operating import choose_conf
     from ...vision.predictions import read_predictions, write_predictions
     from ...vision.protocol import full_report, in_order
-    from ...vision.validate import read_split
+    from ...vision.validate import LOWEST, read_split
     from ..val_summary import finite, lines
 
     def given(option: str) -> bool:
@@ -75,6 +75,10 @@ def val(
         raise UsageError(f"--predictions runs no model: expected no --{idle[0]} with it")
     if choose and given("conf"):
         raise UsageError("expected --conf or --choose conf, got both")
+    if conf < LOWEST and not predictions:
+        raise UsageError(
+            f"grains are looked for down to confidence {LOWEST}: expected --conf of at least that, got {conf:g}"
+        )
     images, truth = read_split(data, split)
     chosen = [i for i, image in enumerate(images) if only is None or fnmatch(image.name, only)]
     if not chosen:

@@ -101,6 +101,11 @@ def test_options_that_cannot_go_together_are_refused(scenes, arguments, says):
     assert done.exit_code == 2 and says in done.stderr
 
 
+def test_a_threshold_below_what_is_looked_for_is_refused_before_the_model_runs(scenes):
+    done = val(scenes[0], "--conf", 0.01, "--model", "no such model")
+    assert done.exit_code == 2 and "at least that, got 0.01" in done.stderr
+
+
 def made(classes, images=6, found=True, grains=12):
     """A report of grains of some classes, found or not."""
     rng = np.random.default_rng(len(classes))
