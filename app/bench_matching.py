@@ -50,8 +50,6 @@ _CHOICES: dict[str, dict[str, Any]] = {
     "MiniLM": {"text_model": "minilm"},
     "words in runs of up to three, and pairs around a word": {"text_model": "trigram-skip"},
     "words in a row (GRU)": {"text_model": "gru"},
-    "words in runs of up to three": {"text_model": "trigram"},
-    "only the hardest wrong one counts": {"ranking": RankingObjective(draw="hard")},
 }
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import click
 
@@ -26,6 +27,7 @@ from . import options as shared
 @click.option("--steps", type=click.IntRange(1), help="Batches.  [default: 6000 of grains, 1000 of words]")
 @click.option("--minutes", type=shared.Finite(0, min_open=True), help="Of grains: time budget; ends it earlier.")
 @click.option("--batch", type=click.IntRange(2), help="Pictures a batch.  [default: 292 of grains, 146 of words]")
+@click.option("--per-taxon", type=click.IntRange(2), help="Of grains: pictures of a taxon in a batch.  [default: 4]")
 @click.option("--held-out", default=0, show_default=True, type=click.IntRange(0), help="Of grains: so many a taxon.")
 @click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda, cuda:N or mps.")
 @click.option("--seed", default=0, show_default=True, type=click.IntRange(0))
@@ -41,6 +43,7 @@ def train_encoder(
     steps: int | None,
     minutes: float | None,
     batch: int | None,
+    per_taxon: int | None,
     held_out: int,
     device: str,
     seed: int,
@@ -54,8 +57,8 @@ def train_encoder(
     from ...errors import UsageError
     from ..encoder_training import cut_folder
 
-    if what == "words" and (minutes or held_out or resume):
-        raise UsageError("--minutes, --held-out and --resume are for --of grains; training words takes minutes")
+    if what == "words" and (minutes or held_out or per_taxon or resume):
+        raise UsageError("--minutes, --per-taxon, --held-out and --resume are for --of grains, got --of words")
 
     def told(done: int, of: int) -> None:
         if not quiet and (done % 200 == 0 or done == of):
@@ -67,11 +70,12 @@ def train_encoder(
         on_picture=told,
         on_skip=lambda file, reason: click.echo(f" skipped  {file}: {reason}", err=True),
     )
-    common = {k: v for k, v in {"name": name, "steps": steps, "batch": batch}.items() if v is not None}
+    given = {"name": name, "steps": steps, "batch": batch, "per_taxon": per_taxon}
+    common: dict[str, Any] = {k: v for k, v in given.items() if v is not None}
     if what == "words":
         from ..encoder_training import train_words
 
-        path = train_words(grains, out, encoder=encoder, device=device, seed=seed, **common)  # type: ignore[arg-type]
+        path = train_words(grains, out, encoder=encoder, device=device, seed=seed, **common)
     else:
         from ...retrieval.encoders.image.train import EncoderSettings
         from ...retrieval.encoders.image.train import train_encoder as run
@@ -83,7 +87,7 @@ def train_encoder(
             trait_weight=0.3,
             device=device,
             seed=seed,
-            **common,  # type: ignore[arg-type]
+            **common,
         )
         path = run(grains, settings, resume=resume)
     click.echo(f"weights: {path}", err=True)
