@@ -1,6 +1,9 @@
 """Training of the matcher on vectors that are there already; minutes on a CPU.
 
-matcher = train_matcher(pairs, MatcherSettings(text_model="minilm"))
+    lessons = Lessons([pairs] * 8, LessonSettings())
+    matcher = train_matcher(lessons, MatcherSettings(text_model="minilm"))
+
+What is a negative follows from facts: a phrase is wrong for a grain only if it says what is known not to be so.
 """
 
 from __future__ import annotations
@@ -160,7 +163,15 @@ class MatcherSettings:
 
 
 def train_matcher(lessons: Lessons, settings: MatcherSettings) -> Matcher:
-    """Trains a matcher; it comes back in evaluation mode, on the CPU."""
+    """Trains a matcher.
+
+    Args:
+        lessons: What it learns from.
+        settings: How.
+
+    Returns:
+        The mean of the weights over the last steps, on the CPU, in evaluation mode.
+    """
     s, rounds = settings, lessons.rounds
     torch.manual_seed(s.seed)
     features_of = rounds[0].pairs.features.shape[2]

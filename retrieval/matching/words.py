@@ -1,8 +1,10 @@
 """Phrases in the space of the pictures of grains: `WordsEncoder`, the matcher's way into collections.
 
-words = WordsEncoder()
-words.encoder_id == ImageEncoder().encoder_id    # phrases compare with pictures
-words.encode(["triporate, smooth, thin wall"])   # (1, 192) float32, unit length
+    words = WordsEncoder()
+    words.encoder_id == ImageEncoder().encoder_id    # phrases compare with pictures
+    words.encode(["triporate, smooth, thin wall"])   # (1, 192) float32, unit length
+
+Only a search imports PyTorch; which space the phrases are in is read from the weights' header.
 """
 
 from __future__ import annotations
