@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import IO
 
 from ...errors import UsageError
 
@@ -143,10 +144,10 @@ def _one(run: Run, data: Path, folder: Path, sets: Sequence[ImageSet], device: s
     return "whole"
 
 
-def _call(arguments: Sequence[str], log: object) -> int:
+def _call(arguments: Sequence[str], log: IO[str]) -> int:
     environment = {**os.environ, "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", "2")}
     command = [sys.executable, "-m", "palyno", *arguments]
-    return subprocess.run(command, stdout=log, stderr=subprocess.STDOUT, env=environment, check=False).returncode  # type: ignore[call-overload,no-any-return]
+    return subprocess.run(command, stdout=log, stderr=subprocess.STDOUT, env=environment, check=False).returncode
 
 
 def _whole(run: Run, folder: Path, sets: Sequence[ImageSet]) -> bool:

@@ -226,8 +226,9 @@ def _laid_over(checkpoint: Checkpoint, model: Any) -> dict[str, str]:
             odd.append(theirs)
             continue
         prefix, changes = places[here[0]]
-        if (ours := _renamed(theirs[here.end() :], changes)) is not None:
-            names[theirs] = prefix + ours
+        renamed = _renamed(theirs[here.end() :], changes)
+        if renamed is not None:
+            names[theirs] = prefix + renamed
     if odd:
         raise _Differs(f"{len(odd)} tensors are of layers that ours has not: {', '.join(odd[:3])}")
     return names

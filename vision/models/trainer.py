@@ -135,8 +135,7 @@ class PollenYOLO(YOLO):
         name = str(model)
         self._config = {}
         if not name.endswith(".pt"):
-            options = {"edge": edge, "gate": gate, "backbone": backbone, "head": head}
-            self._config = configure(name, classes=classes, **options)
+            self._config = configure(name, classes=classes, edge=edge, gate=gate, backbone=backbone, head=head)
         # Not YOLO's: it gives a network with RT-DETR's head to another front end, with its own trainer.
         Model.__init__(self, name if name.endswith((".pt", ".yaml", ".yml")) else f"{name}.yaml", "detect", verbose)
 
