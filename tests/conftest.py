@@ -8,8 +8,8 @@ from pathlib import Path
 import palyno
 import pytest
 
-# Before anything imports torch. Small networks gain nothing from a second thread, and two threads that wait for each other
-# on two busy cores take many times as long as one.
+# Before anything imports torch. Small networks gain nothing from a second thread, and two threads that wait for each
+# other on two busy cores take many times as long as one.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 ROOT = Path(palyno.__file__).parent
