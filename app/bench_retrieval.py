@@ -27,6 +27,7 @@ from ..retrieval.fusion import RRF_K
 from ..retrieval.glossary import Glossary
 from ..retrieval.hybrid import VECTOR_WEIGHT, TextSearch
 from ..retrieval.lexical import K1, B
+from .markdown import table
 
 __all__ = ["FUSED", "MEASURES", "SYSTEMS", "bench_retrieval", "read_document", "render", "tables"]
 
@@ -211,7 +212,7 @@ def tables(document: Document) -> str:
     parts = [
         f"{document['data'].capitalize()} set, split `{document['split']}`: {document['queries']} queries, wordings of "
         f"{document['questions']} questions, {document['documents']} documents. Limits: 95 %, by bootstrap.",
-        _table(
+        table(
             ["", "nDCG@10", "by question (limits)", "Recall@10", "MRR@10"],
             [
                 [row["system"], f"{row[first]['mean']:.3f}", _limits(row[first]["by_question"])]
@@ -224,7 +225,7 @@ def tables(document: Document) -> str:
         if len(groups := systems[0][field]) > 1:
             header = ["nDCG@10 by " + field, *(f"{name} ({group['queries']})" for name, group in groups.items())]
             lines = [[row["system"], *(f"{group[first]:.3f}" for group in row[field].values())] for row in systems]
-            parts.append(_table(header, lines))
+            parts.append(table(header, lines))
     if document["pairs"]:
         header = [
             f"{FUSED} against",
@@ -235,7 +236,7 @@ def tables(document: Document) -> str:
             "Holm",
             "by query",
         ]
-        parts.append(_table(header, [_pair(pair) for pair in document["pairs"]]))
+        parts.append(table(header, [_pair(pair) for pair in document["pairs"]]))
     return "\n\n".join(parts)
 
 
@@ -249,8 +250,3 @@ def _pair(pair: Mapping[str, Any]) -> list[str]:
 
 def _limits(values: Sequence[float]) -> str:
     return f"{values[0]:.3f} ({values[1]:.3f} to {values[2]:.3f})"
-
-
-def _table(header: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
-    rows = [header, ["---"] * len(header), *lines]
-    return "\n".join("| " + " | ".join(row) + " |" for row in rows)

@@ -11,6 +11,7 @@ from typing import Any
 from ..data.atomic import write_text
 from ..errors import InputError, UsageError
 from .bench_matching import FORMAT
+from .markdown import table
 
 __all__ = ["read_document", "render", "tables"]
 
@@ -52,7 +53,7 @@ def tables(document: Mapping[str, Any]) -> str:
     parts = [
         f"`val` ({pictures['val']:,} pictures) against `train` ({pictures['train']:,}), limits 95 % by bootstrap over "
         "taxa:",
-        _table(
+        table(
             ["what is compared", "Recall@1, mean of taxa (limits)", "of all grains"],
             [
                 [row["name"], _limits(row["by_taxon"]), f"{row['grains']:.3f} of {row['n']}"]
@@ -64,7 +65,7 @@ def tables(document: Mapping[str, Any]) -> str:
         splits = list(composed["sizes"])
         parts += [
             f"Words to grains, Recall@5, mean of {document['seeds']} trainings, limits 95 % by bootstrap over queries:",
-            _table(
+            table(
                 ["matcher", *(f"{s} ({composed['sizes'][s]['queries']} queries)" for s in splits)],
                 [[row["name"], *(_limits(row[s]["recall@5"]) for s in splits)] for row in composed["rows"]],
             ),
@@ -73,7 +74,7 @@ def tables(document: Mapping[str, Any]) -> str:
         found, apart = directions["recall_at_1"], directions["sentences_minus_images"]
         parts += [
             "Recall@1 by which wrong answers are trained against; the difference with limits 95 % by Student's t:",
-            _table(
+            table(
                 ["wrong answers", "annotation: grain to phrase", "search: phrase to grain"],
                 [
                     *([name, *(_several(of[way]) for way in ("annotation", "search"))] for name, of in found.items()),
@@ -87,7 +88,7 @@ def tables(document: Mapping[str, Any]) -> str:
         parts += [
             f"Texts of the Pollen AI Atlas to its pictures, {atlas['pictures']} of them, {atlas['genera']} genera that "
             "were never trained on; MRR of the first picture of the genus:",
-            _table(
+            table(
                 ["query", "MRR"],
                 [*rows, ["in random order", f"{atlas['mrr']['random'][0]:.3f} ({low:.3f} to {high:.3f})"]],
             ),
@@ -109,8 +110,3 @@ def _several(values: Sequence[float]) -> str:
     """Mean, and the single ones."""
     mean = sum(values) / len(values)
     return f"{mean:.3f} ({', '.join(f'{value:.3f}' for value in values)})"
-
-
-def _table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    lines = [header, ["---"] * len(header), *rows]
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines)

@@ -10,6 +10,7 @@ from typing import Any
 
 from ...data.atomic import write_text
 from ...errors import InputError, UsageError
+from ..markdown import table
 from . import SCHEMA
 
 __all__ = ["read_document", "render_page"]
@@ -85,7 +86,7 @@ def _scores(document: Mapping[str, Any], name: str, zoo: Mapping[str, Any]) -> s
     note = (
         f"{images['images']} images, {images['grains']} grains; means over seeds with 95 % intervals over images.\n\n"
     )
-    return note + _table(head, lines)
+    return note + table(head, lines) + "\n"
 
 
 def _differences(document: Mapping[str, Any], name: str) -> str:
@@ -94,7 +95,7 @@ def _differences(document: Mapping[str, Any], name: str) -> str:
         for model, entry in document["differences"].items()
         if name in entry
     ]
-    return _table(["less", "mAP50-95", "mAP50", "AP50, any grain", "count error"], lines)
+    return table(["less", "mAP50-95", "mAP50", "AP50, any grain", "count error"], lines) + "\n"
 
 
 def _latency(documents: Sequence[Mapping[str, Any]]) -> str:
@@ -113,7 +114,7 @@ def _latency(documents: Sequence[Mapping[str, Any]]) -> str:
                 cells.append(f"{own['median_ms'] / peer['median_ms']:.2f}" if peer else "–")
             lines.append(cells)
         head = ["model", *(h for b in batches for h in (f"batch {b}", "of YOLO12n's"))]
-        parts.append(f"{what}, torch {document['torch']}, {document['when']}:\n\n{_table(head, lines)}")
+        parts.append(f"{what}, torch {document['torch']}, {document['when']}:\n\n{table(head, lines)}\n")
     return "\n".join(parts) if parts else "Not measured.\n"
 
 
@@ -132,8 +133,3 @@ def _signed(figure: Sequence[float], key: str) -> str:
 
 def _number(value: float | None, unit: float) -> str:
     return f"{value / unit:.2f}" if value else "–"
-
-
-def _table(head: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
-    rows = [head, ["---"] * len(head), *lines]
-    return "".join("| " + " | ".join(row) + " |\n" for row in rows)

@@ -15,6 +15,7 @@ from typing import Any
 
 from ...data.atomic import write_text
 from ...errors import InputError, UsageError
+from ..markdown import table
 from . import OPERATORS, SCHEMA
 
 __all__ = ["read_documents", "render_page", "render_sections", "verdicts"]
@@ -132,7 +133,7 @@ def _targets(documents: Sequence[Document]) -> str:
                 "met" if entry["met"] else "missed" if reached is not None else "not run",
             ]
         )
-    return _table(["", "on", "palyno", "fastest peer", "times faster", "asked", ""], lines) if lines else NOTHING
+    return table(["", "on", "palyno", "fastest peer", "times faster", "asked", ""], lines) if lines else NOTHING
 
 
 def _machines(documents: Sequence[Document]) -> str:
@@ -189,7 +190,7 @@ def _operator(rows: Sequence[Row], document: Document) -> str:
                 "–" if error is None else f"{error:.0e}",
             ]
         )
-    text = f"{document['device']['name']}, milliseconds:\n\n{_table(header, lines)}"
+    text = f"{document['device']['name']}, milliseconds:\n\n{table(header, lines)}"
     if notes:
         text += "\n\n" + "\n".join(f"- {note}" for note in dict.fromkeys(notes))
     return text
@@ -204,7 +205,7 @@ def _sweep(rows: Sequence[Row]) -> str:
         cells[kernel, row["shape"][-1]] = "–" if reached is None else _number(reached)
     kernels, sides = (sorted({key[i] for key in cells}) for i in (0, 1))
     lines = [[f"{k} x {k}", *(cells.get((k, side), "–") for side in sides)] for k in kernels]
-    return _table(["", *(f"{side}²" for side in sides)], lines)
+    return table(["", *(f"{side}²" for side in sides)], lines)
 
 
 def _value(row: Row, name: str | None, unit: str) -> str:
@@ -222,8 +223,3 @@ def _number(value: float) -> str:
         return f"{value:.0f}"
     text = f"{value:.3g}"
     return text if "e" not in text else f"{value:.7f}".rstrip("0")
-
-
-def _table(header: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
-    rows = [header, ["---"] * len(header), *lines]
-    return "\n".join("| " + " | ".join(row) + " |" for row in rows)
