@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import cv2
 import numpy as np
 
-__all__ = ["Field", "clean_windows", "synthetic_background", "window_of"]
+__all__ = ["Field", "clean_windows", "standing_out", "synthetic_background", "window_of"]
 
 
 @dataclass(frozen=True)
@@ -31,7 +31,7 @@ class Field:
     all_marked: bool = False
 
 
-def clean_windows(field: Field, side: int, step: int | None = None) -> np.ndarray:
+def clean_windows(field: Field, side: int, step: int | None = None, *, marks: np.ndarray | None = None) -> np.ndarray:
     """Top left corners of the square windows of a field that hold no grain.
 
     Where not every grain is marked, a window must also be empty to the eye: nothing in it may be darker or stronger in
@@ -41,6 +41,7 @@ def clean_windows(field: Field, side: int, step: int | None = None) -> np.ndarra
         field: The field.
         side: Side of a window in pixels.
         step: Distance between windows; half a side if None.
+        marks: What `standing_out` found in the field's picture, where windows of several sides are looked for.
 
     Returns:
         int, shape (K, 2), `x, y`.
@@ -53,7 +54,7 @@ def clean_windows(field: Field, side: int, step: int | None = None) -> np.ndarra
     corners = np.stack(np.meshgrid(x, y), -1).reshape(-1, 2)
     free = ~_touches(corners, side, field.grains, margin=6)
     if not field.all_marked:
-        free &= ~_touches_mask(corners, side, _standing_out(field.picture))
+        free &= ~_touches_mask(corners, side, standing_out(field.picture) if marks is None else marks)
     return corners[free]
 
 
@@ -95,8 +96,8 @@ def illumination(rng: np.random.Generator, size: int) -> np.ndarray:
     return (field / field.max())[..., None].astype(np.float32)
 
 
-def _standing_out(picture: np.ndarray) -> np.ndarray:
-    """uint8 mask, 1 where a pixel differs from its wide surroundings by more than noise and shading."""
+def standing_out(picture: np.ndarray) -> np.ndarray:
+    """uint8 mask, shape (H, W), 1 where a pixel differs from its wide surroundings by more than noise and shading."""
     shrink = 4
     small = cv2.resize(picture, None, fx=1 / shrink, fy=1 / shrink, interpolation=cv2.INTER_AREA).astype(np.float32)
     lamp = np.median(small.reshape(-1, 3), axis=0) if picture.size else 255.0

@@ -18,8 +18,10 @@ from .backgrounds import Field
 __all__ = [
     "Reference",
     "choose_unknown",
+    "find_fields",
     "find_references",
     "isolated_grains",
+    "read_field",
     "read_fields",
     "read_picture",
     "split_references",
@@ -119,22 +121,38 @@ def choose_unknown(taxa: Sequence[str], seed: int, share: float = 0.12) -> dict[
     return {split: tuple(sorted(part)) for split, part in zip(SPLITS, parts, strict=True)}
 
 
-def read_fields(folder: Path, *, all_marked: bool) -> list[Field]:
-    """The fields of a folder (`images/*.jpg` with `labels/*.txt`, or pictures alone) with their YOLO boxes."""
+def find_fields(folder: Path) -> list[Path]:
+    """The pictures of a folder of fields (`images/*.jpg` with `labels/*.txt`, or pictures alone), sorted.
+
+    Raises:
+        InputError: The folder is missing or holds no pictures.
+    """
     images = folder / "images" if (folder / "images").is_dir() else folder
     if not images.is_dir():
         raise InputError(f"{folder}: expected a folder of fields; it does not exist")
-    fields = []
-    for path in sorted(p for p in images.iterdir() if p.suffix.lower() in _SUFFIXES):
-        picture = read_picture(path)
-        label = folder / "labels" / f"{path.stem}.txt"
-        boxes = np.empty((0, 4), np.float32)
-        if label.is_file():
-            boxes = read_boxes(label, image=path.name, width=picture.shape[1], height=picture.shape[0])
-        fields.append(Field(path.name, picture, boxes, all_marked))
-    if not fields:
+    found = sorted(p for p in images.iterdir() if p.suffix.lower() in _SUFFIXES)
+    if not found:
         raise InputError(f"{images}: expected pictures of fields, found none")
-    return fields
+    return found
+
+
+def read_field(path: Path, folder: Path, *, all_marked: bool) -> Field:
+    """One field of a folder with its YOLO boxes, where it has any.
+
+    Raises:
+        SlideError: The picture cannot be read.
+    """
+    picture = read_picture(path)
+    label = folder / "labels" / f"{path.stem}.txt"
+    boxes = np.empty((0, 4), np.float32)
+    if label.is_file():
+        boxes = read_boxes(label, image=path.name, width=picture.shape[1], height=picture.shape[0])
+    return Field(path.name, picture, boxes, all_marked)
+
+
+def read_fields(folder: Path, *, all_marked: bool) -> list[Field]:
+    """The fields of a folder; see `find_fields` and `read_field`."""
+    return [read_field(path, folder, all_marked=all_marked) for path in find_fields(folder)]
 
 
 def read_field_splits(path: Path) -> dict[str, str]:

@@ -1,0 +1,158 @@
+"""A data set from a recipe: references cut, scenes and tiles written, and what concerns all of them told."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from dataclasses import asdict
+from functools import partial
+from itertools import chain
+from pathlib import Path
+
+from ... import __version__
+from ...errors import InputError, UsageError
+from ..annotations.coco import write_coco
+from ..atomic import write_text
+from ..masks import write_masks
+from ..references import SPLITS, Reference, choose_unknown, find_references, isolated_grains, split_references
+from ..taxa import taxon_of
+from .crew import Crew
+from .cuts import Shelf, cut_to_file
+from .fields import keep_fields
+from .recipe import Recipe
+from .writer import Writer
+
+__all__ = ["compose_dataset"]
+
+UNKNOWN = "unknown"
+
+
+def compose_dataset(
+    recipe: Recipe,
+    out: Path,
+    *,
+    workers: int = 1,
+    masks: bool = False,
+    progress: Callable[[int, int], None] | None = None,
+) -> dict:
+    """Writes a data set: `images/SPLIT`, `labels/SPLIT`, `data.yaml`, `annotations/SPLIT.json`, `manifest.json`.
+
+    The same recipe gives the same scenes whatever the number of workers.
+
+    Args:
+        recipe: What to make.
+        out: New or empty folder.
+        workers: Processes.
+        masks: Also write `masks/SPLIT.json`, where each grain of a scene shows; nothing else depends on it.
+        progress: Called with the number of images done and to do.
+
+    Returns:
+        The manifest.
+
+    Raises:
+        UsageError: `out` holds files, or the recipe contradicts itself.
+        InputError: References or fields are missing.
+    """
+    if out.exists() and any(out.iterdir()):
+        raise UsageError(f"{out}: expected a new or empty folder; it holds files")
+    references = _references(recipe)
+    taxa = sorted({r.taxon for r in references["train"]})
+    unknown = recipe.unknown or choose_unknown(taxa, recipe.seed)
+    held_out = set(chain.from_iterable(unknown.values()))
+    missing = sorted(held_out - set(taxa))
+    if missing:
+        raise UsageError(f"unknown taxa without reference pictures: {', '.join(missing)}")
+    labels = {t: UNKNOWN if t in held_out else taxon_of(t) for t in taxa}
+    (out / "parts" / "cuts").mkdir(parents=True)
+    try:
+        return _compose(recipe, out, references, unknown, labels, workers, masks, progress)
+    finally:
+        shutil.rmtree(out / "parts")
+
+
+def _compose(
+    recipe: Recipe,
+    out: Path,
+    references: dict[str, list[Reference]],
+    unknown: dict[str, tuple[str, ...]],
+    labels: dict[str, str],
+    workers: int,
+    masks: bool,
+    progress: Callable[[int, int], None] | None,
+) -> dict:
+    """The work itself, with `parts` in the data set's folder for what is only needed meanwhile."""
+    cuts = out / "parts" / "cuts"
+    with Crew(workers, out / "parts") as crew:
+        fields, labelled = keep_fields(recipe, out / "parts" / "fields", crew)
+        if labelled:
+            labels = labels | {recipe.labelled_class: recipe.labelled_class}
+            for split in ("train", "val"):
+                for one in labelled.get(split, []):
+                    references[split] += isolated_grains(one.open(), one.source, recipe.labelled_class, 40, recipe.seed)
+            references["test"] += (
+                [r for r in references["val"] if r.taxon == recipe.labelled_class] if references["test"] else []
+            )
+        classes = [*sorted(set(labels.values()) - {UNKNOWN}), UNKNOWN]
+
+        every = [r for split in SPLITS for r in references[split]]
+        refused = [note for note in crew.map(partial(cut_to_file, cuts=cuts), every) if note]
+        held_out = set(chain.from_iterable(unknown.values()))
+        shelves = {
+            split: Shelf(
+                [r for r in references[split] if r.taxon not in held_out or r.taxon in unknown[split]], labels, cuts
+            )
+            for split in SPLITS
+        }
+        for split in SPLITS:
+            (out / "images" / split).mkdir(parents=True, exist_ok=True)
+            (out / "labels" / split).mkdir(parents=True, exist_ok=True)
+        writer = Writer(recipe, out, tuple(classes), shelves, fields, labelled, masks)
+        jobs = writer.jobs()
+        records: list[dict] = []
+        for done, made in enumerate(crew.map(writer, jobs), 1):
+            records += made
+            if progress:
+                progress(done, len(jobs))
+    return _finish(recipe, out, classes, unknown, records, refused)
+
+
+def _references(recipe: Recipe) -> dict[str, list[Reference]]:
+    train, val = split_references(find_references(recipe.reference), recipe.val_share, recipe.seed)
+    test = find_references(recipe.test_reference) if recipe.test_reference else []
+    return {"train": train, "val": val, "test": test}
+
+
+def _finish(
+    recipe: Recipe, out: Path, classes: list[str], unknown: dict, records: list[dict], refused: list[str]
+) -> dict:
+    """Writes what concerns the whole data set; the manifest last, so that its presence means that all is there."""
+    records.sort(key=lambda r: (r["split"], r["image"]))
+    splits = [s for s in SPLITS if any(r["split"] == s for r in records)]
+    if not splits:
+        raise InputError("nothing was composed: expected at least one split with scenes or labelled fields")
+    for split in splits:
+        write_coco(
+            [r["annotation"] for r in records if r["split"] == split],
+            out / "annotations" / f"{split}.json",
+            categories=classes,
+        )
+        if any("masks" in r for r in records):
+            shown = [(r["image"], r["masks"]) for r in records if r["split"] == split and "masks" in r]
+            write_masks(shown, out / "masks" / f"{split}.json", classes)
+    lines = [f"path: {out.resolve()}", *(f"{s}: images/{s}" for s in splits), "names:"]
+    lines += [f"  {i}: {json.dumps(name, ensure_ascii=False)}" for i, name in enumerate(classes)]
+    write_text(out / "data.yaml", "\n".join(lines) + "\n")
+    manifest = {
+        "palyno": __version__,
+        "recipe": json.loads(json.dumps(asdict(recipe), default=str)),
+        "classes": classes,
+        "unknown": unknown,
+        "refused": sorted(refused),
+        "images": {s: sum(r["split"] == s for r in records) for s in splits},
+        "grains": {s: sum(len(r["annotation"]) for r in records if r["split"] == s) for s in splits},
+        "scenes": [{k: v for k, v in r.items() if k not in ("annotation", "masks")} for r in records],
+    }
+    text = json.dumps(manifest, ensure_ascii=False, indent=1)
+    write_text(out / "manifest.json", text + "\n")
+    return json.loads(text)
