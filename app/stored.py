@@ -1,6 +1,6 @@
 """A `SlideResult` as one file and back, exactly: what a job keeps of each slide until all are read.
 
-The file is a numpy archive without pickles: boxes and confidences as float32, everything else as JSON in UTF-8.
+The file is a numpy archive without pickles: boxes, confidences and vectors as float32, all else as JSON in UTF-8.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from ..vision.results import Provenance, SlideResult
 
 __all__ = ["load", "pack"]
 
-_PLAIN = ("slide", "width", "height", "um_per_px", "um_source", "fraction_read", "conf")
+_PLAIN = ("slide", "width", "height", "um_per_px", "um_source", "fraction_read", "conf", "encoder_id")
 _NESTED = ("taxa", "ranks", "candidates", "flags", "grain_flags", "unread")
 
 
@@ -28,7 +28,10 @@ def pack(result: SlideResult) -> bytes:
     header["provenance"] = asdict(result.provenance)
     text = json.dumps(header, ensure_ascii=False, default=_plain).encode("utf-8", "surrogatepass")
     buffer = io.BytesIO()
-    np.savez_compressed(buffer, header=np.frombuffer(text, np.uint8), boxes=result.boxes, confidence=result.confidence)
+    arrays = {"boxes": result.boxes, "confidence": result.confidence}
+    if result.vectors is not None:
+        arrays["vectors"] = result.vectors
+    np.savez_compressed(buffer, header=np.frombuffer(text, np.uint8), **arrays)
     return buffer.getvalue()
 
 
@@ -43,7 +46,8 @@ def load(path: Path) -> SlideResult:
             header = json.loads(archive["header"].tobytes().decode("utf-8", "surrogatepass"))
             header.update({name: _tuples(header[name]) for name in _NESTED})
             header["provenance"] = Provenance(**header["provenance"])
-            return SlideResult(boxes=archive["boxes"], confidence=archive["confidence"], **header)
+            vectors = archive.get("vectors")
+            return SlideResult(boxes=archive["boxes"], confidence=archive["confidence"], vectors=vectors, **header)
     except (OSError, ValueError, KeyError, TypeError, EOFError) as error:
         raise InputError(f"{path}: expected a stored result, got {error}; run again with --no-resume") from error
 

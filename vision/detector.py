@@ -22,7 +22,7 @@ import math
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -31,6 +31,7 @@ import numpy as np
 from .. import __version__
 from ..data.slides import Slide, slide_from
 from ..errors import InputError, SlideError, UsageError
+from .maps import MapReader, check_reader
 from .naming import Name, Namer
 from .network import Found, Network, choose_device
 from .results import Grain, Provenance, SlideResult
@@ -89,6 +90,7 @@ class _Settings:
     tile: int
     imgsz: int | None
     overlap: int | str
+    reader: MapReader | None = None
 
     def __post_init__(self) -> None:
         for name in ("conf", "iou"):
@@ -127,15 +129,18 @@ class _Pass:
     confidence: list[np.ndarray] = field(default_factory=list)
     tiles: list[np.ndarray] = field(default_factory=list)
     names: list[Name] = field(default_factory=list)
+    vectors: list[np.ndarray] = field(default_factory=list)
     unread: list[Tile] = field(default_factory=list)
     failures: list[SlideError] = field(default_factory=list)
     saturated: bool = False
 
-    def add(self, tile: Tile, boxes: np.ndarray, confidence: np.ndarray, names: Sequence[Name]) -> None:
-        self.boxes.append(boxes)
-        self.confidence.append(confidence)
-        self.tiles.append(np.full(len(boxes), tile.number))
+    def add(self, tile: Tile, here: Found, names: Sequence[Name]) -> None:
+        self.boxes.append(here.boxes + np.tile(np.array(tile.window[:2], np.float32), 2))
+        self.confidence.append(here.confidence)
+        self.tiles.append(np.full(len(here.boxes), tile.number))
         self.names.extend(names)
+        if here.vectors is not None:
+            self.vectors.append(here.vectors)
 
 
 class Detector:
@@ -178,6 +183,7 @@ class Detector:
         batch: int | None = None,
         um_per_px: float | None = None,
         name: str | None = None,
+        vectors: MapReader | None = None,
         on_tile: Callable[[int, int], None] | None = None,
     ) -> SlideResult:
         """All grains of one slide.
@@ -198,14 +204,19 @@ class Detector:
             batch: Tiles at once; only speed and memory depend on it.
             um_per_px: Micrometres a pixel; goes before what the file says.
             name: Name of the slide in the result; None takes the file's name.
+            vectors: What gives each grain a vector too, from the maps of the pass that found it: a `RegionEncoder` of
+                `palyno.retrieval.encoders.image`, trained on this very detector.
             on_tile: Called with the tiles done and all tiles after each, from the start again where the slide is read
                 again; raise in it to cancel.
 
         Raises:
-            UsageError: An argument that cannot be meant.
+            UsageError: An argument that cannot be meant, or vectors of an exported network.
             SlideError: The slide cannot be opened, or no tile of it can be read.
+            RejectedModelError: `vectors` was trained on another detector.
         """
-        settings = _Settings(conf, iou, tile, imgsz, overlap)
+        settings = _Settings(conf, iou, tile, imgsz, overlap, vectors)
+        if vectors is not None:
+            check_reader(vectors, self.network.model, self.metadata)
         if batch is not None and (not isinstance(batch, int) or isinstance(batch, bool) or batch < 1):
             raise UsageError(f"batch: expected a whole number from 1, got {batch!r}")
         opened = _opened(image, um_per_px, name)
@@ -311,15 +322,17 @@ class Detector:
                         continue
                     here, full = self._complete(window, next(boxes), found.grid, settings)
                     found.saturated |= full
-                    names = self._namer.names(here.probabilities)
-                    found.add(
-                        tile, here.boxes + np.tile(np.array(tile.window[:2], np.float32), 2), here.confidence, names
-                    )
+                    found.add(tile, here, self._namer.names(here.probabilities))
                     yield tile
 
     def _find(self, windows: Sequence[np.ndarray], settings: _Settings) -> Iterator[Found]:
         return self.network.find(
-            windows, scale=settings.scale, floor=settings.floor, decisive=DECISIVE, iou=settings.iou
+            windows,
+            scale=settings.scale,
+            floor=settings.floor,
+            decisive=DECISIVE,
+            iou=settings.iou,
+            reader=settings.reader,
         )
 
     def _complete(self, window: np.ndarray, found: Found, grid: Grid, settings: _Settings) -> tuple[Found, bool]:
@@ -331,18 +344,23 @@ class Detector:
         grid = Grid(window.shape[1], window.shape[0], half, overlap)
         if len(grid) == 1:
             return self._complete(window, found, grid, settings)
-        parts, tiles, full = [], [], False
+        parts: list[Found] = []
+        tiles, full = [], False
         for tile in grid:
             x1, y1, x2, y2 = tile.window
             pixels = window[y1:y2, x1:x2]
             (part,) = self._find([pixels], settings)
             part, still = self._complete(pixels, part, grid, settings)
             full |= still
-            parts.append((part.boxes + np.tile(np.array((x1, y1), np.float32), 2), part.confidence, part.probabilities))
+            parts.append(replace(part, boxes=part.boxes + np.tile(np.array((x1, y1), np.float32), 2)))
             tiles.append(np.full(len(part.boxes), tile.number))
-        boxes, confidence, probabilities = (np.concatenate(column) for column in zip(*parts, strict=True))
+        boxes = np.concatenate([part.boxes for part in parts])
+        confidence = np.concatenate([part.confidence for part in parts])
+        probabilities = np.concatenate([part.probabilities for part in parts])
         kept = reconcile(grid, boxes, confidence, np.concatenate(tiles))
-        return Found(boxes[kept], confidence[kept], probabilities[kept]), full
+        read = [part.vectors for part in parts if part.vectors is not None]
+        vectors = np.concatenate(read)[kept] if read else None
+        return Found(boxes[kept], confidence[kept], probabilities[kept], vectors=vectors), full
 
     def _result(
         self, slide: Slide, name: str, um_per_px: float | None, settings: _Settings, found: _Pass, large: bool
@@ -355,6 +373,9 @@ class Detector:
         kept = kept[confidence[kept] >= np.float32(settings.conf)]
         too_large = cut(grid, boxes[kept], tiles[kept])
         boxes, names = boxes[kept], [found.names[i] for i in kept]
+        reader, vectors = settings.reader, None
+        if reader is not None:
+            vectors = np.concatenate([np.empty((0, reader.dim), np.float32), *found.vectors])[kept]
         at_border = (boxes[:, :2] <= 1).any(1) | (boxes[:, 2:] >= (grid.width - 1, grid.height - 1)).any(1)
         unread = tuple(tile.core for tile in found.unread)
         missing = sum((x2 - x1) * (y2 - y1) for x1, y1, x2, y2 in unread)
@@ -379,6 +400,8 @@ class Detector:
             fraction_read=1 - missing / (grid.width * grid.height),
             unread=unread,
             conf=float(settings.conf),
+            vectors=vectors,
+            encoder_id=None if reader is None else reader.encoder_id,
         )
 
     def _provenance(self, settings: _Settings, grid: Grid, um_per_px: float | None) -> Provenance:
@@ -392,6 +415,8 @@ class Detector:
             "overlap_px": grid.overlap,
             "um_per_px": um_per_px,
         }
+        if settings.reader is not None:
+            arguments["vectors"] = settings.reader.encoder_id
         return Provenance(self.name, self.sha256, __version__, arguments)
 
 

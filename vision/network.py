@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from contextlib import nullcontext
+from dataclasses import dataclass, replace
 from itertools import groupby
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from ..errors import PalynoError, UsageError
+from .maps import MapReader, kept_maps
 from .tiles import STRIDE, iou_matrix
 
 if TYPE_CHECKING:
@@ -31,12 +33,14 @@ class Found:
         confidence: Probability that there is a grain, float32, (N,).
         probabilities: Of each class, float32, (N, classes).
         full: The network returned as many boxes as it can; there may be more grains.
+        vectors: Of each grain, float32, (N, dim), where a reader was given.
     """
 
     boxes: np.ndarray
     confidence: np.ndarray
     probabilities: np.ndarray
     full: bool = False
+    vectors: np.ndarray | None = None
 
 
 def choose_device(device: str) -> torch.device:
@@ -96,7 +100,14 @@ class Network:
         return getattr(self.model, "batch", None) or suits
 
     def find(
-        self, windows: Sequence[np.ndarray], *, scale: float, floor: float, decisive: float, iou: float
+        self,
+        windows: Sequence[np.ndarray],
+        *,
+        scale: float,
+        floor: float,
+        decisive: float,
+        iou: float,
+        reader: MapReader | None = None,
     ) -> Iterator[Found]:
         """The boxes of each window, without duplicates.
 
@@ -106,6 +117,7 @@ class Network:
             floor: Least confidence.
             decisive: Least confidence of the boxes that make a window full.
             iou: Two boxes that overlap more than this are one grain; not asked where the network gives no duplicates.
+            reader: Makes a vector of each grain from the maps of the same pass.
 
         Yields:
             One `Found` a window, in order.
@@ -120,7 +132,7 @@ class Network:
         while start < len(inputs):
             same = next(list(group) for _, group in groupby(inputs[start:][: self._most], key=np.shape))
             try:
-                output = self._run(np.stack(same))
+                output, maps = self._run(np.stack(same), reader is not None)
             except torch.OutOfMemoryError as error:
                 if len(same) == 1:
                     height, width = same[0].shape[:2]
@@ -130,15 +142,33 @@ class Network:
                     ) from error
                 self._most = len(same) // 2
                 continue
-            for rows, window in zip(output, windows[start : start + len(same)], strict=True):
-                yield self._found(rows, window, scale, floor, decisive, iou)
+            for i, (rows, window) in enumerate(zip(output, windows[start : start + len(same)], strict=True)):
+                found = self._found(rows, window, scale, floor, decisive, iou)
+                if reader is not None:
+                    # At the places that are reported, not at those before rounding.
+                    here = [level[i : i + 1] for level in maps]
+                    found = replace(found, vectors=_read(reader, here, found.boxes, window, same[i], scale))
+                yield found
             start += len(same)
 
-    def _run(self, pixels: np.ndarray) -> torch.Tensor:
-        """(B, H, W, 3) uint8 -> (B, A, 4 + classes) float32, on the device."""
+    def read(self, window: np.ndarray, boxes: np.ndarray, *, reader: MapReader, scale: float = 1.0) -> np.ndarray:
+        """Vectors of grains whose boxes are known, (N, dim) float32.
+
+        Args:
+            window: uint8 RGB, (H, W, 3).
+            boxes: `xyxy`, float32, (N, 4), pixels of the window.
+            reader: Makes the vectors.
+            scale: As for `find`.
+        """
+        pixels = _input(window, scale)
+        return _read(reader, self._run(pixels[None], True)[1], boxes, window, pixels, scale)
+
+    def _run(self, pixels: np.ndarray, keep: bool) -> tuple[torch.Tensor, list[torch.Tensor]]:
+        """(B, H, W, 3) uint8 -> (B, A, 4 + classes) float32, on the device; and the head's maps where asked for."""
         import torch
 
-        with torch.inference_mode():
+        keeping = kept_maps(self.model) if keep else nullcontext(list[torch.Tensor]())
+        with torch.inference_mode(), keeping as maps:
             images = torch.from_numpy(pixels).to(self.device).permute(0, 3, 1, 2)
             output = self.model(images.float().div_(255))
             output = (output if isinstance(output, torch.Tensor) else output[0]).float().transpose(1, 2)
@@ -147,7 +177,7 @@ class Network:
                     f"expected finite numbers from the network, got others on {self.device}; the weights or the device "
                     "are at fault: check with `palyno models verify`, or use --device cpu"
                 )
-        return output
+        return output, maps
 
     def _found(
         self, rows: torch.Tensor, window: np.ndarray, scale: float, floor: float, decisive: float, iou: float
@@ -211,6 +241,23 @@ def padded(window: np.ndarray, size: tuple[int, int]) -> np.ndarray:
     filled = np.full((*size, 3), PADDING, np.uint8)
     filled[: window.shape[0], : window.shape[1]] = window
     return filled
+
+
+def _read(
+    reader: MapReader,
+    maps: list[torch.Tensor],
+    boxes: np.ndarray,
+    window: np.ndarray,
+    pixels: np.ndarray,
+    scale: float,
+) -> np.ndarray:
+    """Vectors of the boxes of a window, from the maps of the pixels that were made of it."""
+    import torch
+
+    height, width = window.shape[:2]
+    fit = np.array([_scaled(width, scale) / width, _scaled(height, scale) / height] * 2, np.float32)
+    with torch.inference_mode():
+        return reader.read(maps, torch.from_numpy(boxes * fit), (pixels.shape[0], pixels.shape[1]))
 
 
 def _scaled(side: int, scale: float) -> int:

@@ -53,6 +53,7 @@ class Grain:
         um_per_px: Micrometres a pixel; None where it is not known.
         flags: Warnings that concern this grain, such as `edge` (cut by the picture's border).
         candidates: The likeliest names with their probabilities, best first.
+        vector: Float32, (dim,), of unit length, where the slide was read with vectors.
     """
 
     slide: str
@@ -64,6 +65,7 @@ class Grain:
     um_per_px: float | None = None
     flags: tuple[str, ...] = ()
     candidates: tuple[tuple[str, float], ...] = ()
+    vector: np.ndarray | None = field(default=None, compare=False, repr=False)
 
     @property
     def width_um(self) -> float | None:
@@ -97,6 +99,8 @@ class SlideResult:
         fraction_read: Share of the slide's area that was read, in [0, 1].
         unread: Regions `(x1, y1, x2, y2)` that could not be read.
         conf: The lowest confidence that was kept.
+        vectors: Of each grain a vector of unit length, float32, (N, dim), where the slide was read with vectors.
+        encoder_id: What made them; vectors of two encoders do not compare.
     """
 
     slide: str
@@ -115,6 +119,8 @@ class SlideResult:
     fraction_read: float = 1.0
     unread: tuple[tuple[int, int, int, int], ...] = ()
     conf: float = 0.0
+    vectors: np.ndarray | None = None
+    encoder_id: str | None = None
 
     def __post_init__(self) -> None:
         boxes = np.asarray(self.boxes, dtype=np.float32).reshape(-1, 4)
@@ -133,6 +139,14 @@ class SlideResult:
                 raise UsageError(f"{name} must have one entry a box: expected {n}, got {len(value)}")
         for array in (boxes, confidence):
             array.setflags(write=False)
+        if (self.vectors is None) != (self.encoder_id is None):
+            raise UsageError("vectors and encoder_id: expected both or neither, as a vector means nothing by itself")
+        if self.vectors is not None:
+            vectors = np.asarray(self.vectors, dtype=np.float32)
+            if vectors.ndim != 2 or len(vectors) != n:
+                raise UsageError(f"vectors must have one row a box: expected ({n}, dim), got {vectors.shape}")
+            vectors.setflags(write=False)
+            object.__setattr__(self, "vectors", vectors)
 
     def __len__(self) -> int:
         return len(self.boxes)
@@ -150,6 +164,7 @@ class SlideResult:
             um_per_px=self.um_per_px,
             flags=self.grain_flags[index],
             candidates=self.candidates[index],
+            vector=None if self.vectors is None else self.vectors[index],
         )
 
     def __iter__(self) -> Iterator[Grain]:
@@ -177,6 +192,7 @@ class SlideResult:
             ranks=tuple(self.ranks[i] for i in indices),
             candidates=tuple(self.candidates[i] for i in indices),
             grain_flags=tuple(self.grain_flags[i] for i in indices),
+            vectors=None if self.vectors is None else self.vectors[indices].copy(),
         )
 
     def above(self, conf: float) -> SlideResult:

@@ -27,40 +27,41 @@ def squares(boxes: torch.Tensor) -> torch.Tensor:
     return torch.cat([middle - half, middle + half], 1)
 
 
-def pool_regions(maps: Sequence[torch.Tensor], regions: torch.Tensor, of: torch.Tensor, size: int) -> torch.Tensor:
-    """What feature maps hold in regions.
+def pool_regions(
+    maps: Sequence[torch.Tensor], regions: torch.Tensor, of: torch.Tensor, size: tuple[int, int]
+) -> torch.Tensor:
+    """What feature maps hold in regions: torchvision's `roi_align(aligned=True, sampling_ratio=2)`, but at the borders.
 
     Args:
-        maps: (B, C_i, H_i, W_i) each, of square windows.
+        maps: (B, C_i, H_i, W_i) each, all of the same windows.
         regions: `xyxy`, (N, 4), pixels of the windows.
         of: Which window each region is in, int64, (N,), ascending.
-        size: Side of the windows in pixels.
+        size: Height and width of the windows in pixels, which each map covers from edge to edge.
 
     Returns:
         (N, sum C_i, CELLS, CELLS): the mean of four points a cell; beyond the window there is 0.
     """
-    steps = (torch.arange(CELLS * _POINTS, device=regions.device) + 0.5) / (CELLS * _POINTS)
+    points = CELLS * _POINTS
+    steps = (torch.arange(points, device=regions.device) + 0.5) / points
     span = regions[:, 2:] - regions[:, :2]
-    x, y = (regions[:, i, None] + span[:, i, None] * steps for i in (0, 1))
-    grid = torch.stack([x[:, None].expand(-1, len(steps), -1), y[:, :, None].expand(-1, -1, len(steps))], 3)
-    grid = grid * 2 / size - 1
+    x, y = (
+        (regions[:, i, None] + span[:, i, None] * steps) * 2 / side - 1 for i, side in enumerate((size[1], size[0]))
+    )
+    grid = torch.stack([x[:, None].expand(-1, points, -1), y[:, :, None].expand(-1, -1, points)], 3).float()
+    # The regions of a window are one tall picture, so its map is not copied; windows with as many go together.
+    counts = torch.bincount(of, minlength=len(maps[0])).tolist()
+    together = [len(counts)] if len(set(counts)) == 1 else [1] * len(counts)
     pooled = []
     for level in maps:
-        counts = torch.bincount(of, minlength=len(level)).tolist()
-        if all(count == 1 for count in counts):
-            sampled = functional.grid_sample(level.float(), grid.float(), align_corners=False)
-        else:
-            parts = [
-                functional.grid_sample(
-                    level[i : i + 1].float().expand(len(g), -1, -1, -1), g.float(), align_corners=False
-                )
-                for i, g in enumerate(grid.split(counts))
-                if len(g)
-            ]
-            sampled = (
-                torch.cat(parts) if parts else level.new_empty((0, level.shape[1], len(steps), len(steps))).float()
-            )
-        pooled.append(functional.avg_pool2d(sampled, _POINTS))
+        sampled, first, window = [], 0, 0
+        for windows in together:
+            last = first + windows * counts[window]
+            part = grid[first:last].reshape(windows, -1, points, 2)
+            found = functional.grid_sample(level[window : window + windows].float(), part, align_corners=False)
+            sampled.append(found.unflatten(2, (-1, points)).transpose(1, 2).flatten(0, 1))
+            first, window = last, window + windows
+        cells = torch.cat(sampled).unflatten(3, (CELLS, _POINTS)).unflatten(2, (CELLS, _POINTS))
+        pooled.append(cells.mean((3, 5)))
     return torch.cat(pooled, 1)
 
 

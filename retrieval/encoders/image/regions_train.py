@@ -168,7 +168,7 @@ def embed_regions(
             for quarter in range(turns):
                 seen = torch.rot90(framed.flip(3) if mirrored else framed, quarter, (2, 3)).clamp(0, 1)
                 of = torch.arange(len(part), device=part.device)
-                total = total + head(pool_regions(_maps(body, seen), boxes, of, side))
+                total = total + head(pool_regions(_maps(body, seen), boxes, of, (side, side)))
         found.append(functional.normalize(total, dim=1))
     return torch.cat(found)
 
@@ -214,7 +214,9 @@ def train_regions(grains: GrainSet, settings: RegionSettings) -> Path:
         labels = torch.from_numpy(np.repeat(chosen, s.per_taxon)).to(device)
         rng = torch.Generator(device).manual_seed(s.seed * 1_000_003 + step)
         light, boxes = windows(pixels[torch.from_numpy(at).to(device)], s.window, s.grain_px, s.grey, rng)
-        pooled = pool_regions(_maps(body, light), squares(boxes), torch.arange(len(light), device=device), s.window)
+        pooled = pool_regions(
+            _maps(body, light), squares(boxes), torch.arange(len(light), device=device), (s.window, s.window)
+        )
         head.train()
         loss = loss_of(head(pooled), labels)
         optimiser.zero_grad(set_to_none=True)

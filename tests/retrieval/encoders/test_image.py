@@ -197,7 +197,7 @@ def test_recall_counts_queries_whose_taxon_is_among_the_nearest():
 def test_regions_of_a_linear_map_hold_its_values_at_the_cells():
     y, x = torch.meshgrid(torch.arange(16.0), torch.arange(16.0), indexing="ij")
     maps = torch.stack([x, y])[None] * 8 + 4  # Its value at a pixel's middle is the pixel's place in a window of 128.
-    pooled = pool_regions([maps], torch.tensor([[21.0, 35.0, 91.0, 105.0]]), torch.tensor([0]), 128)
+    pooled = pool_regions([maps], torch.tensor([[21.0, 35.0, 91.0, 105.0]]), torch.tensor([0]), (128, 128))
     assert pooled[0, 0, 0].tolist() == pytest.approx([21 + 5 + 10 * i for i in range(7)], abs=1e-3)
     assert pooled[0, 1, :, 0].tolist() == pytest.approx([35 + 5 + 10 * i for i in range(7)], abs=1e-3)
 
@@ -205,11 +205,11 @@ def test_regions_of_a_linear_map_hold_its_values_at_the_cells():
 def test_several_regions_of_a_window_are_as_each_alone():
     maps = [torch.rand(3, 4, 12, 12), torch.rand(3, 5, 6, 6)]
     boxes, of = torch.rand(4, 4) * 40 + torch.tensor([0.0, 0.0, 45.0, 45.0]), torch.tensor([0, 2, 2, 2])
-    together = pool_regions(maps, boxes, of, 96)
+    together = pool_regions(maps, boxes, of, (96, 96))
     for i in range(4):
-        alone = pool_regions([m[of[i] :][:1] for m in maps], boxes[i : i + 1], torch.tensor([0]), 96)
+        alone = pool_regions([m[of[i] :][:1] for m in maps], boxes[i : i + 1], torch.tensor([0]), (96, 96))
         assert torch.allclose(together[i], alone[0], atol=1e-5)
-    assert pool_regions(maps, boxes[:0], of[:0], 96).shape == (0, 9, 7, 7)
+    assert pool_regions(maps, boxes[:0], of[:0], (96, 96)).shape == (0, 9, 7, 7)
     assert RegionHead(9, 8).eval()(together).norm(dim=1).detach().numpy() == pytest.approx(np.ones(4), abs=1e-5)
 
 
