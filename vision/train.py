@@ -5,8 +5,8 @@ from __future__ import annotations
 import json
 import math
 import os
-from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -40,6 +40,9 @@ class TrainSettings:
         edge: Edge prior of HieraEdgeNet's blocks; the table's if None.
         gate: Frequency gate of its omni-kernel; the table's if None.
         backbone: Of models that have one to choose, `biformer_nano` or `timm:NAME`; the table's if None.
+        head: See `palyno.vision.models.heads`; the table's if None.
+        options: Values for further options of the table, such as `{"kernel": 13}`.
+        naming_loss: Weight of the cross-entropy of names, see `palyno.vision.models.loss`; the table's if None.
         validate_every: Epochs between validations; the last fifth of the epochs, at most ten, are all validated.
         naming_threshold: Share of its confidence that a name must have, see `palyno.vision.naming`; to be chosen on
             validation data.
@@ -64,6 +67,9 @@ class TrainSettings:
     edge: str | None = None
     gate: str | None = None
     backbone: str | None = None
+    head: str | None = None
+    options: Mapping[str, str | int] = field(default_factory=dict)
+    naming_loss: float | None = None
     validate_every: int = 1
     naming_threshold: float = 0.5
     deterministic: bool = False
@@ -71,9 +77,9 @@ class TrainSettings:
     degrees: float = 0.0
 
     def __post_init__(self) -> None:
-        for field, low in (("epochs", 1), ("batch", 1), ("imgsz", 32), ("workers", 0), ("validate_every", 1)):
-            if getattr(self, field) < low:
-                raise UsageError(f"{field} must be at least {low}, got {getattr(self, field)}")
+        for name, low in (("epochs", 1), ("batch", 1), ("imgsz", 32), ("workers", 0), ("validate_every", 1)):
+            if getattr(self, name) < low:
+                raise UsageError(f"{name} must be at least {low}, got {getattr(self, name)}")
         if self.imgsz % 32:
             raise UsageError(f"imgsz must be a multiple of 32, got {self.imgsz}")
         if self.cache not in CACHES:
@@ -107,19 +113,17 @@ def train(settings: TrainSettings, *, resume: bool = False) -> Path:
     run.mkdir(parents=True, exist_ok=True)
     offline.switch_off()
     offline.provide_fonts()
-    from .models.trainer import PollenYOLO
+    from .models.trainer import RECIPE, PollenYOLO
 
     if resume:
         yolo = PollenYOLO(last)
         arguments: dict[str, Any] = {"resume": str(last)}
     else:
-        yolo = PollenYOLO(
-            settings.model, classes=names, edge=settings.edge, gate=settings.gate, backbone=settings.backbone
-        )
+        chosen = {k: getattr(settings, k) for k in ("edge", "gate", "backbone", "head", "naming_loss")}
+        yolo = PollenYOLO(settings.model, classes=names, **chosen, **settings.options)
         arguments = _arguments(settings)
         recipe = json.dumps(asdict(settings), default=str, indent=1)
-        (run / "recipe.json").write_text(recipe + "\n", encoding="utf-8")
-    yolo.add_callback("on_train_epoch_start", _validate_when_due(settings.validate_every))
+        (run / RECIPE).write_text(recipe + "\n", encoding="utf-8")
     yolo.train(**arguments)
     metrics = dict(getattr(yolo.trainer, "metrics", None) or {})
     return export_checkpoint(run / "weights" / "best.pt", run, settings, metrics=metrics)
@@ -203,21 +207,6 @@ def _arguments(settings: TrainSettings) -> dict[str, Any]:
         "pretrained": False,
         "verbose": True,
     }
-
-
-def _validate_when_due(every: int) -> Callable[[Any], None]:
-    """A callback that validates every few epochs, and in all of the last ones, where the best checkpoint falls."""
-
-    def on_train_epoch_start(trainer: Any) -> None:
-        last = min(10, max(1, trainer.epochs // 5))
-        due = (trainer.epoch + 1) % every == 0 or trainer.epoch >= trainer.epochs - last
-        trainer.args.val = due
-        if not due:
-            # Else the trainer takes the last validation's figure for this epoch's, and saves it as the best.
-            trainer.fitness = None
-            trainer.best_fitness = -math.inf if trainer.best_fitness is None else trainer.best_fitness
-
-    return on_train_epoch_start
 
 
 def _class_names(data: Path) -> tuple[str, ...]:

@@ -7,11 +7,15 @@ from typing import Any
 
 import click
 
+from ...errors import UsageError
+
 
 @click.command(short_help="Train a detector on a YOLO data set.")
 @click.argument("data", type=click.Path(exists=True, dir_okay=False, path_type=Path))
 @click.option("--out", required=True, type=click.Path(file_okay=False, path_type=Path), help="Folder of the run.")
-@click.option("--model", help="Layer table.  [default: hieraedge-n; with --backbone, backbone-yolo-n]")
+@click.option(
+    "--model", help="Name or YAML file of a layer table.  [default: hieraedge-n; with --backbone, backbone-yolo-n]"
+)
 @click.option("--name", help="Name of the weights; the model's if not given.")
 @click.option("--epochs", default=100, show_default=True, type=int)
 @click.option("--hours", type=click.FloatRange(0, min_open=True), help="Time budget; replaces --epochs.")
@@ -22,11 +26,22 @@ import click
 @click.option("--seed", default=0, show_default=True, type=int)
 @click.option("--lr", default=0.002, show_default=True, type=float, help="Peak learning rate of AdamW.")
 @click.option(
-    "--edge", type=click.Choice(["magnitude", "reference", "none"]), help="Edge prior; the model's if not given."
+    "--edge",
+    type=click.Choice(["magnitude", "scharr", "log", "learned", "reference", "none"]),
+    help="Edge prior; the model's if not given.",
 )
 @click.option("--gate", type=click.Choice(["published", "none"]), help="Frequency gate; the model's if not given.")
 @click.option(
     "--backbone", metavar="NAME", help="Of models that have one to choose: biformer_nano, timm:convnext_tiny, ..."
+)
+@click.option("--head", help="Head: detect, one2one or rtdetr; the model's if not given.")
+@click.option(
+    "--option", "options", multiple=True, metavar="NAME=VALUE", help="Further option of the model's table. Repeatable."
+)
+@click.option(
+    "--naming-loss",
+    type=click.FloatRange(0),
+    help="Weight of the cross-entropy of names; the model's if not given.",
 )
 @click.option("--validate-every", default=1, show_default=True, type=int, help="Epochs between validations.")
 @click.option(
@@ -54,7 +69,7 @@ import click
     help="With --cache gpu: turn by so many degrees more.",
 )
 @click.option("--resume", is_flag=True, help="Go on with your own unfinished run in --out.")
-def train(model: str | None, resume: bool, **options: Any) -> None:
+def train(model: str | None, resume: bool, options: tuple[str, ...], **settings: Any) -> None:
     """Train on DATA, the data.yaml of a YOLO data set such as `palyno compose` writes.
 
     The best checkpoint by validation mAP50-95 becomes OUT/NAME.safetensors, which every command takes as --model.
@@ -62,6 +77,13 @@ def train(model: str | None, resume: bool, **options: Any) -> None:
     from ...vision.train import TrainSettings
     from ...vision.train import train as run
 
-    model = model or ("backbone-yolo-n" if options["backbone"] else "hieraedge-n")
-    path = run(TrainSettings(model=model, **options), resume=resume)
+    model = model or ("backbone-yolo-n" if settings["backbone"] else "hieraedge-n")
+    path = run(TrainSettings(model=model, options=dict(map(_option, options)), **settings), resume=resume)
     click.echo(f"weights: {path}", err=True)
+
+
+def _option(text: str) -> tuple[str, str]:
+    name, equals, value = text.partition("=")
+    if not (name and equals and value):
+        raise UsageError(f"--option: expected NAME=VALUE, such as kernel=13, got {text!r}")
+    return name, value

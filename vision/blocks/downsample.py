@@ -14,16 +14,17 @@ from .conv import ConvNormAct
 
 
 class SPDConv(nn.Module):
-    """Space to depth, then a 3x3 convolution: the four pixels of each 2x2 square become four sets of channels.
+    """Space to depth, then a convolution: the four pixels of each 2x2 square become four sets of channels.
 
     Args:
         c_in: Channels of the input.
         c_out: Channels of the output.
+        kernel: Side of the convolution, odd; published is 3. With 1 it is a 2x2 convolution of step 2.
     """
 
-    def __init__(self, c_in: int, c_out: int):
+    def __init__(self, c_in: int, c_out: int, kernel: int = 3):
         super().__init__()
-        self.conv = ConvNormAct(4 * c_in, c_out, 3)
+        self.conv = ConvNormAct(4 * c_in, c_out, kernel)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """(B, c_in, H, W) -> (B, c_out, ceil(H / 2), ceil(W / 2)); an odd last row or column is repeated."""

@@ -153,28 +153,32 @@ class CSPOKM(nn.Module):
     """Cross-stage-partial omni-kernel module: W_2 [OmniKernel(y_1) ; y_2] with [y_1 ; y_2] = W_1 x.
 
     Args:
-        channels: Channels of the map, kept.
-        ratio: Share of the channels that pass the omni-kernel.
+        c_in: Channels of the input.
+        ratio: Share of the output's channels that pass the omni-kernel.
         kernel: Side of the largest kernel, odd.
         gate: See `OmniKernel`.
+        c_out: Channels of the output, and of y; as published those of the input. On joined maps fewer are far cheaper.
 
     Raises:
         UsageError: `ratio` that leaves no channel for the omni-kernel.
     """
 
-    def __init__(self, channels: int, ratio: float = 0.25, kernel: int = 31, gate: str = "published"):
+    def __init__(
+        self, c_in: int, ratio: float = 0.25, kernel: int = 31, gate: str = "published", c_out: int | None = None
+    ):
         super().__init__()
+        channels = c_in if c_out is None else c_out
         wide = int(ratio * channels)
         if not 1 <= wide <= channels:
             raise UsageError(
                 f"ratio: expected a share of {channels} channels, at least one and at most all; got {ratio}"
             )
         self.split = (wide, channels - wide)
-        self.before = ConvNormAct(channels, channels)
+        self.before = ConvNormAct(c_in, channels)
         self.omni = OmniKernel(wide, kernel, gate)
         self.after = ConvNormAct(channels, channels)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """(B, C, H, W) -> (B, C, H, W)."""
+        """(B, c_in, H, W) -> (B, c_out, H, W)."""
         wide, rest = self.before(x).split(self.split, 1)
         return self.after(torch.cat((self.omni(wide), rest), 1))

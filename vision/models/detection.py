@@ -13,6 +13,7 @@ from ..blocks import ConvNormAct
 from ..blocks.omni import GlobalGate, KernelSum
 from .graph import Body
 from .heads import Decoder, make_head
+from .loss import criterion
 from .peers import Peer, peer
 from .pyramid import Pyramid
 from .rows import Scale
@@ -78,6 +79,10 @@ class PollenModel(DetectionModel):
         if verbose:
             self.info()
 
+    def init_criterion(self) -> Any:
+        """The loss, with `naming_loss` of the configuration."""
+        return criterion(self)
+
     def fuse(self, verbose: bool = False, imgsz: int = 640) -> PollenModel:
         """Folds normalisation into convolutions and branches into one kernel, for inference."""
         for module in self.modules():
@@ -118,28 +123,22 @@ def build(
     name_or_config: str | Path | Mapping[str, Any],
     *,
     classes: int | Sequence[str] | None = None,
-    edge: str | None = None,
-    gate: str | None = None,
-    backbone: str | None = None,
-    head: str | None = None,
     channels: int | None = None,
+    **options: str | float | None,
 ) -> PollenModel | Peer:
     """A network with fresh weights: ours, or one of ultralytics' to compare with.
 
     Args:
         name_or_config: A name from `model_names()`, a YAML file, or the `yaml` of another model.
         classes: Number of classes, or their names in order; None keeps what the configuration says.
-        edge: `magnitude`, `reference` or `none`, see `HEM`; None keeps what the table says, `magnitude`.
-        gate: `published` or `none`, see `OmniKernel`; None keeps what the table says, `published`.
-        backbone: Of the models that have one to choose, see `pyramid`; None keeps what the table says.
-        head: `detect`, `one2one` or `rtdetr`, see `heads`; None keeps what the configuration says.
         channels: Channels of the image; None keeps what the configuration says, else 3.
+        **options: Options of the table, such as `edge` (see `HEM`), `gate` and `kernel` (`OmniKernel`) or `backbone`
+            (`pyramid`); `head` (`heads`) and `naming_loss` (`loss`). None keeps what the configuration says.
 
     Raises:
         UnknownModelError: No such name.
         UsageError: An unknown option, or no classes.
     """
-    options = {"edge": edge, "gate": gate, "backbone": backbone, "head": head}
     return assemble(configure(name_or_config, classes=classes, channels=channels, **options))
 
 

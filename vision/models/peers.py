@@ -19,6 +19,7 @@ import torch
 import yaml
 
 from ... import offline
+from .loss import criterion
 from .tables import PEERS, configure
 
 offline.switch_off()
@@ -65,11 +66,16 @@ class Peer(DetectionModel):
         # Of two heads the one that gives every anchor.
         self.end2end = False
 
+    def init_criterion(self) -> Any:
+        """The loss, with `naming_loss` of the configuration."""
+        return criterion(self)
+
 
 class PeerDETR(RTDETRDetectionModel, Peer):
     """RT-DETR of ultralytics; arguments and attributes as `Peer`'s."""
 
     duplicates = False
+    init_criterion = RTDETRDetectionModel.init_criterion
 
     def __init__(
         self,

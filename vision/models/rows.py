@@ -17,7 +17,7 @@ from ..blocks import CSPOKM, HEM, SEF, Concat, SPDConv
 from .pyramid import pyramid
 
 offline.switch_off()
-from ultralytics.nn.modules import A2C2f, C3k2, Conv  # noqa: E402
+from ultralytics.nn.modules import C2PSA, SPPF, A2C2f, C3k2, Conv  # noqa: E402
 
 __all__ = ["ROWS", "Scale"]
 
@@ -61,14 +61,27 @@ def _a2c2f(scale: Scale, c_in: int, /, *, out: int, repeats: int = 1, attention:
     return A2C2f(c_in, c_out, scale.repeats(repeats), attention, area), c_out
 
 
+def _c2psa(scale: Scale, c_in: int, /, *, repeats: int = 1) -> Made:
+    return C2PSA(c_in, c_in, scale.repeats(repeats)), c_in
+
+
+def _sppf(scale: Scale, c_in: int, /, *, out: int, kernel: int = 5) -> Made:
+    c_out = scale.channels(out)
+    return SPPF(c_in, c_out, kernel), c_out
+
+
 def _backbone(scale: Scale, c_in: int, /, *, name: str | None, strides: Sequence[int]) -> Made:
     module, channels = pyramid(name, strides, c_in)
     return module, {f"p{stride.bit_length() - 1}": c for stride, c in zip(strides, channels, strict=True)}
 
 
-def _hem(scale: Scale, c_in: int, /, *, widths: Sequence[int], edge: str = "magnitude") -> Made:
+def _hem(
+    scale: Scale, c_in: int, /, *, widths: Sequence[int], edge: str = "magnitude", mixtures: int | None = None
+) -> Made:
     scaled = [scale.channels(width) for width in widths]
-    return HEM(c_in, scaled, edge), dict(zip(("p3", "p4", "p5"), scaled, strict=True))
+    return HEM(c_in, scaled, edge, mixtures and scale.channels(mixtures)), dict(
+        zip(("p3", "p4", "p5"), scaled, strict=True)
+    )
 
 
 def _sef(scale: Scale, c_edge: int, c_semantic: int, /, *, out: int) -> Made:
@@ -76,13 +89,23 @@ def _sef(scale: Scale, c_edge: int, c_semantic: int, /, *, out: int) -> Made:
     return SEF(c_edge, c_semantic, c_out), c_out
 
 
-def _spdconv(scale: Scale, c_in: int, /, *, out: int) -> Made:
+def _spdconv(scale: Scale, c_in: int, /, *, out: int, kernel: int = 3) -> Made:
     c_out = scale.channels(out)
-    return SPDConv(c_in, c_out), c_out
+    return SPDConv(c_in, c_out, kernel), c_out
 
 
-def _cspokm(scale: Scale, c_in: int, /, *, ratio: float = 0.25, kernel: int = 31, gate: str = "published") -> Made:
-    return CSPOKM(c_in, ratio, kernel, gate), c_in
+def _cspokm(
+    scale: Scale,
+    c_in: int,
+    /,
+    *,
+    ratio: float = 0.25,
+    kernel: int | str = 31,
+    gate: str = "published",
+    out: int | None = None,
+) -> Made:
+    c_out = c_in if out is None else scale.channels(out)
+    return CSPOKM(c_in, ratio, int(kernel), gate, c_out), c_out
 
 
 def _upsample(scale: Scale, c_in: int, /, *, factor: int = 2) -> Made:
@@ -96,6 +119,7 @@ def _concat(scale: Scale, /, *c_in: int) -> Made:
 ROWS: dict[str, Callable[..., Any]] = {
     "A2C2f": _a2c2f,
     "Backbone": _backbone,
+    "C2PSA": _c2psa,
     "C3k2": _c3k2,
     "CSPOKM": _cspokm,
     "Concat": _concat,
@@ -103,5 +127,6 @@ ROWS: dict[str, Callable[..., Any]] = {
     "HEM": _hem,
     "SEF": _sef,
     "SPDConv": _spdconv,
+    "SPPF": _sppf,
     "Upsample": _upsample,
 }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from copy import deepcopy
 from pathlib import Path
@@ -26,7 +27,7 @@ PEERS = {
 }
 
 _FOLDER = Path(__file__).parent
-_KEYS = {"name", "options", "nc", "names", "channels"}
+_KEYS = {"name", "options", "nc", "names", "channels", "naming_loss"}
 _OWN_KEYS = {"scale", "scales", "layers", "outputs"}
 
 
@@ -40,7 +41,7 @@ def configure(
     *,
     classes: int | Sequence[str] | None = None,
     channels: int | None = None,
-    **options: str | None,
+    **options: str | float | None,
 ) -> dict[str, Any]:
     """The full configuration of a network.
 
@@ -49,7 +50,7 @@ def configure(
         classes: Number of classes, or their names in order; None, or the number that the configuration has, keeps
             its names.
         channels: Channels of the image; None keeps what the configuration says, else 3.
-        **options: Values for the table's options, or for `head`; None keeps the table's.
+        **options: Values for the table's options, or for `head` and `naming_loss`; None keeps the table's.
 
     Returns:
         A new dictionary of plain values, which `configure` takes again and JSON can hold. A table of ours is in it
@@ -74,8 +75,8 @@ def configure(
     for option, value in options.items():
         if value is None:
             continue
-        if option == "head" and not peer:
-            config["head"] = value
+        if option == "naming_loss" or (option == "head" and not peer):
+            config[option] = value
             continue
         if option not in config["options"]:
             raise UsageError(f"unknown option {option!r}; expected one of {', '.join(config['options']) or 'none'}")
@@ -88,10 +89,14 @@ def configure(
     if len(config.setdefault("names", [str(i) for i in range(config["nc"])])) != config["nc"]:
         raise UsageError(f"names: expected {config['nc']}, one a class, got {len(config['names'])}")
     config["channels"] = channels or config.get("channels", 3)
+    if not 0 <= config.setdefault("naming_loss", 0.0) < math.inf:
+        raise UsageError(f"naming_loss: expected a weight of 0 or more, got {config['naming_loss']!r}")
     if not peer:
         config.setdefault("reg_max", 16)
         if config.setdefault("head", HEADS[0]) not in HEADS:
             raise UsageError(f"head: expected one of {', '.join(HEADS)}; got {config['head']!r}")
+    if config["naming_loss"] and (config.get("head") == "rtdetr" or config.get("ultralytics", "").startswith("rtdetr")):
+        raise UsageError("naming_loss: RT-DETR has its own loss; expected 0 or another head")
     return config
 
 

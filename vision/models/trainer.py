@@ -7,7 +7,9 @@ threads becomes cores - 1, at most 8. Whoever runs a network afterwards sets the
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import json
+import math
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -27,7 +29,11 @@ from ultralytics.engine.model import Model  # noqa: E402
 from ultralytics.models.yolo.detect import DetectionPredictor, DetectionTrainer, DetectionValidator  # noqa: E402
 from ultralytics.utils import DEFAULT_CFG, DEFAULT_CFG_DICT  # noqa: E402
 
-__all__ = ["PollenTrainer", "PollenYOLO"]
+__all__ = ["RECIPE", "PollenTrainer", "PollenYOLO"]
+
+# In a run's folder: what `palyno train` was asked for. The processes of a distributed run read there what ultralytics'
+# arguments cannot tell them.
+RECIPE = "recipe.json"
 
 
 class PollenTrainer(DetectionTrainer):
@@ -57,6 +63,9 @@ class PollenTrainer(DetectionTrainer):
             path = Path(self.save_dir) / "model.yaml"
             path.write_text(yaml.safe_dump(dict(config), sort_keys=False), encoding="utf-8")
             self.model = self.args.model = str(path)
+        recipe = Path(self.save_dir) / RECIPE
+        asked = json.loads(recipe.read_text(encoding="utf-8")) if recipe.is_file() else {}
+        self.add_callback("on_train_epoch_start", _validate_when_due(asked.get("validate_every", 1)))
 
     def get_model(self, cfg: Any = None, weights: Any = None, verbose: bool = True) -> PollenModel | Peer:
         """The network for the data set's classes, with the weights of another where given."""
@@ -101,6 +110,21 @@ class PollenTrainer(DetectionTrainer):
         self.model.yaml["names"] = [str(name) for _, name in sorted(self.data["names"].items())]
 
 
+def _validate_when_due(every: int) -> Callable[[Any], None]:
+    """A callback that validates every few epochs, and in all of the last ones, where the best checkpoint falls."""
+
+    def on_train_epoch_start(trainer: Any) -> None:
+        last = min(10, max(1, trainer.epochs // 5))
+        due = (trainer.epoch + 1) % every == 0 or trainer.epoch >= trainer.epochs - last
+        trainer.args.val = due
+        if not due:
+            # Else the trainer takes the last validation's figure for this epoch's, and saves it as the best.
+            trainer.fitness = None
+            trainer.best_fitness = -math.inf if trainer.best_fitness is None else trainer.best_fitness
+
+    return on_train_epoch_start
+
+
 class PollenYOLO(YOLO):
     """ultralytics' front end (train, val, predict, export) for what `build` builds.
 
@@ -108,11 +132,8 @@ class PollenYOLO(YOLO):
         model: A name from `model_names()`, a YAML file, or a `.pt` that was trained here (a pickle: only from people
             you trust).
         classes: For a new network its number of classes or their names; training takes the data set's.
-        edge: For a new network, see `build`.
-        gate: For a new network, see `build`.
-        backbone: For a new network, see `build`.
-        head: For a new network, see `build`.
         verbose: Print a summary.
+        **options: For a new network, see `configure`.
     """
 
     model: Any
@@ -126,16 +147,13 @@ class PollenYOLO(YOLO):
         model: str | Path,
         *,
         classes: int | Sequence[str] = 1,
-        edge: str | None = None,
-        gate: str | None = None,
-        backbone: str | None = None,
-        head: str | None = None,
         verbose: bool = False,
+        **options: str | float | None,
     ):
         name = str(model)
         self._config = {}
         if not name.endswith(".pt"):
-            self._config = configure(name, classes=classes, edge=edge, gate=gate, backbone=backbone, head=head)
+            self._config = configure(name, classes=classes, **options)
         # Not YOLO's: it gives a network with RT-DETR's head to another front end, with its own trainer.
         Model.__init__(self, name if name.endswith((".pt", ".yaml", ".yml")) else f"{name}.yaml", "detect", verbose)
 
