@@ -26,7 +26,7 @@ from .weights import fill, read_encoder
 if TYPE_CHECKING:
     from .network import GrainNet
 
-__all__ = ["FORMAT", "NAME", "ImageEncoder", "cut_crop"]
+__all__ = ["FORMAT", "NAME", "ImageEncoder", "checked_picture", "cut_crop"]
 
 FORMAT = "palyno-grain-encoder-1"
 NAME = "grain-encoder"
@@ -37,6 +37,21 @@ _CUT_PX = 192
 _SMALLEST = 32
 # Of `cut_crop` and what follows: part of the id, as another way to cut gives other vectors.
 _CUTTING = "cut1"
+
+
+def checked_picture(picture: np.ndarray) -> np.ndarray:
+    """The picture as it is.
+
+    Raises:
+        UsageError: It is not uint8 RGB, (H, W, 3), with pixels.
+    """
+    picture = np.asarray(picture)
+    if picture.dtype != np.uint8 or picture.ndim != 3 or picture.shape[2] != 3 or not picture.size:
+        raise UsageError(
+            f"picture: expected uint8 RGB, (height, width, 3), got {picture.dtype} {picture.shape}; read it with "
+            "palyno.data.slides"
+        )
+    return picture
 
 
 def cut_crop(crop: np.ndarray) -> CutGrain:
@@ -50,12 +65,7 @@ def cut_crop(crop: np.ndarray) -> CutGrain:
     """
     import cv2
 
-    picture = np.asarray(crop)
-    if picture.dtype != np.uint8 or picture.ndim != 3 or picture.shape[2] != 3 or not picture.size:
-        raise UsageError(
-            f"picture: expected uint8 RGB, (height, width, 3), got {picture.dtype} {picture.shape}; read it with "
-            "palyno.data.slides"
-        )
+    picture = checked_picture(crop)
     longest = max(picture.shape[:2])
     scale = _CUT_PX / longest if longest > _CUT_PX else max(1.0, _SMALLEST / min(picture.shape[:2]))
     if scale != 1:

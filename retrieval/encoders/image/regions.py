@@ -74,9 +74,9 @@ class RegionHead(nn.Module):
         width: Channels inside.
     """
 
-    def __init__(self, channels: int = 448, dim: int = 192, width: int = 256):
+    def __init__(self, channels: int, dim: int = 192, width: int = 256):
         super().__init__()
-        self.dim = dim
+        self.dim, self.width = dim, width
         self.norm = nn.BatchNorm2d(channels)
         self.body = nn.Sequential(
             nn.Conv2d(channels, width, 1, bias=False),
