@@ -14,6 +14,7 @@ from . import options as shared
 from .bench_collection import collection
 from .bench_detectors import detectors
 from .bench_matching import matching
+from .bench_regions import regions
 
 
 @click.group()
@@ -24,6 +25,7 @@ def bench() -> None:
 bench.add_command(collection)
 bench.add_command(detectors)
 bench.add_command(matching)
+bench.add_command(regions)
 
 
 @bench.command()
