@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from ..retrieval.collection import Collection, Record
     from ..retrieval.encoders import Encoder
 
-__all__ = ["MARGIN", "SourceReport", "collect", "crop", "find_sources"]
+__all__ = ["MARGIN", "Known", "SourceReport", "collect", "crop", "find_sources", "grain_key", "grain_record"]
 
 # Share of a grain's box that is cut with it on every side: its outline, and some of what it lies on.
 MARGIN = 0.15
@@ -45,14 +45,14 @@ class SourceReport:
 
     Attributes:
         source: The folder or file.
-        kind: `results` or `texts`.
+        kind: `results`, `texts` or `slides`.
         added: Records that are new.
         known: Records that were there: left as they are, or replaced where that was asked for.
         skipped: What was left out, with the reason.
     """
 
     source: str
-    kind: Literal["results", "texts"]
+    kind: Literal["results", "texts", "slides"]
     added: int = 0
     known: int = 0
     skipped: list[tuple[str, str]] = field(default_factory=list)
@@ -289,7 +289,7 @@ def _add_slide(
     from ..data.slides import open_slide
 
     name = about["slide"]
-    keys = [_key(about, row) for row in rows]
+    keys = [grain_key(about, row) for row in rows]
     news = adding.news(keys)
     if not news:
         return
@@ -311,14 +311,15 @@ def _add_slide(
                 seen.add(key)
                 try:
                     adding.add(
-                        _record(run, about, row, key, path), crop(slide, [row[c] for c in ("x1", "y1", "x2", "y2")])
+                        grain_record(run, about, row, key, path),
+                        crop(slide, [row[c] for c in ("x1", "y1", "x2", "y2")]),
                     )
                 except (SlideError, UsageError) as error:
                     adding.skip(f"{name}, grain {row['grain_id']}", str(error), key)
             progress.tile(done, len(rows))
 
 
-def _key(about: dict[str, Any], row: dict[str, Any]) -> str:
+def grain_key(about: Mapping[str, Any], row: Mapping[str, Any]) -> str:
     """The same for the same box on the same picture, whatever runs found it and wherever the picture lies."""
     return f"{about['sha256'][:16]}:{','.join(f'{row[c]:.1f}' for c in ('x1', 'y1', 'x2', 'y2'))}"
 
@@ -342,7 +343,21 @@ def _find_slide(about: dict[str, Any], elsewhere: Path | None) -> Path:
     raise SlideError(f"{there[0]} is not the picture that was read; run palyno detect on it again")
 
 
-def _record(run: dict[str, Any], about: dict[str, Any], row: dict[str, Any], key: str, path: Path) -> Record:
+def grain_record(
+    run: Mapping[str, Any], about: Mapping[str, Any], row: Mapping[str, Any], key: str, path: Path
+) -> Record:
+    """The record of a grain.
+
+    Args:
+        run: Of `run.json`: model and timing.
+        about: Of the same, the slide.
+        row: Of `grains.csv`.
+        key: See `grain_key`.
+        path: Where the slide lies.
+
+    Raises:
+        UsageError: A value that no record can have.
+    """
     from ..retrieval.collection import Record
 
     more = {name: row[name] for name in ("grain_id", "rank", "flags", "candidates") if row.get(name)}

@@ -5,9 +5,9 @@ from __future__ import annotations
 import contextlib
 import json
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import click
 
@@ -29,7 +29,28 @@ slides = click.option(
     help="Where to look for slides that are not where they were read.",
 )
 update = click.option("--update", is_flag=True, help="Replace records that are there, instead of leaving them.")
+reading = (
+    click.option(
+        "--encoder",
+        metavar="NAME|FILE",
+        help="Weights of regions, such as grain-regions: SOURCE... are slides then, and the pass that finds their "
+        "grains gives each its vector, too.",
+    ),
+    click.option("--model", metavar="NAME|FILE", help="With --encoder: the detector, where it does not ship."),
+    click.option("--device", metavar="auto|cpu|cuda[:N]|mps", help="With --encoder: where it runs.  [default: auto]"),
+    click.option("--conf", type=shared.Finite(0, 1), help="With --encoder: least confidence.  [default: 0.25]"),
+    click.option("--um-per-px", type=shared.Finite(0, min_open=True), help="With --encoder: micrometres a pixel."),
+)
 where = click.option("--where", metavar="EXPR", help="Only records that pass, such as \"taxon = 'Betula'\".")
+
+
+def _with(*options: Callable[[Any], Any]) -> Callable[[Any], Any]:
+    def add(command: Any) -> Any:
+        for option in reversed(options):
+            command = option(command)
+        return command
+
+    return add
 
 
 @click.group()
@@ -37,7 +58,7 @@ def index() -> None:
     """Keep a searchable collection of grains and texts.
 
     COLLECTION is a folder. SOURCE is the folder of a finished `palyno detect`, a file of texts (.txt, .jsonl, .csv,
-    .bib, .ris), or a folder of such files.
+    .bib, .ris), or a folder of such files; with --encoder, a slide or a folder of slides.
     """
 
 
@@ -45,11 +66,18 @@ def index() -> None:
 @collection_path
 @sources
 @slides
+@_with(*reading)
 @shared.overwrite
 @shared.quiet
 @shared.as_json
 def build(
-    collection: Path, sources: tuple[Path, ...], slides: Path | None, overwrite: bool, quiet: bool, as_json: bool
+    collection: Path,
+    sources: tuple[Path, ...],
+    slides: Path | None,
+    overwrite: bool,
+    quiet: bool,
+    as_json: bool,
+    **reading: Any,
 ) -> int:
     """Make a new collection from SOURCE...
 
@@ -57,36 +85,40 @@ def build(
     """
     from ...errors import UsageError
     from ...retrieval.collection import Collection
-    from ..collecting import find_sources
 
-    found = find_sources(sources)
+    fill = _filling(sources, slides, False, quiet, reading)
     if (collection / "manifest.json").exists():
         with Collection.open(collection, indexes=False) as opened:
             if len(opened) and not overwrite:
                 raise UsageError(f"{collection} has records; add to it with palyno index add, or give --overwrite")
             with opened.batch():
                 opened.delete(where="id > 0")
-                return _fill(opened, found, slides, False, quiet, as_json)
+                return _fill(opened, fill, quiet, as_json)
     with Collection.create(collection) as made:
-        return _fill(made, found, slides, False, quiet, as_json)
+        return _fill(made, fill, quiet, as_json)
 
 
 @index.command()
 @collection_path
 @sources
 @slides
+@_with(*reading)
 @update
 @shared.quiet
 @shared.as_json
 def add(
-    collection: Path, sources: tuple[Path, ...], slides: Path | None, update: bool, quiet: bool, as_json: bool
+    collection: Path,
+    sources: tuple[Path, ...],
+    slides: Path | None,
+    update: bool,
+    quiet: bool,
+    as_json: bool,
+    **reading: Any,
 ) -> int:
     """Add the grains or texts of SOURCE... to a collection; those that are there already stay as they are."""
-    from ..collecting import find_sources
-
-    found = find_sources(sources)
+    fill = _filling(sources, slides, update, quiet, reading)
     with _opened(collection) as opened:
-        return _fill(opened, found, slides, update, quiet, as_json)
+        return _fill(opened, fill, quiet, as_json)
 
 
 @index.command()
@@ -220,17 +252,42 @@ def _opened(path: Path, **options: Any) -> Iterator[Collection]:
         yield opened
 
 
-def _fill(
-    collection: Collection, found: Sequence[Path], slides: Path | None, update: bool, quiet: bool, as_json: bool
-) -> int:
-    """Adds the sources and tells what became of them; 3 where something was left out, 4 where nothing came in."""
-    from ..collecting import collect
+def _filling(
+    sources: Sequence[Path], slides: Path | None, update: bool, quiet: bool, reading: dict[str, Any]
+) -> Callable[[Collection], list[SourceReport]]:
+    """What adds the sources; whatever is wrong with them or the encoder is told before a collection is touched."""
+    from ...errors import UsageError
     from ..progress import for_terminal
 
+    known: Literal["update", "skip"] = "update" if update else "skip"
+    if (encoder := reading.pop("encoder")) is None:
+        from ..collecting import collect, find_sources
+
+        if given := [name for name, value in reading.items() if value is not None]:
+            raise UsageError(f"--{given[0].replace('_', '-')} is for slides: expected --encoder with it, got none")
+        found = find_sources(sources)
+        return lambda collection: collect(collection, found, known=known, slides=slides, progress=for_terminal(quiet))
+    from ...retrieval.encoders.image import RegionEncoder
+    from ..inputs import gather
+    from ..slide_collecting import collect_slides
+
+    if slides is not None:
+        raise UsageError("--slides is for results of palyno detect, got --encoder: name the slides as SOURCE...")
+    for source in sources:
+        gather([source])
     with contextlib.redirect_stdout(sys.stderr):
-        reports = collect(
-            collection, found, known="update" if update else "skip", slides=slides, progress=for_terminal(quiet)
-        )
+        regions = RegionEncoder(encoder, detector=reading["model"], device=reading["device"] or "auto")
+        _ = regions.detector
+    arguments = {"conf": 0.25 if reading["conf"] is None else reading["conf"], "um_per_px": reading["um_per_px"]}
+    return lambda collection: collect_slides(
+        collection, sources, regions, known=known, progress=for_terminal(quiet), **arguments
+    )
+
+
+def _fill(collection: Collection, fill: Callable[[Collection], list[SourceReport]], quiet: bool, as_json: bool) -> int:
+    """Adds the sources and tells what became of them; 3 where something was left out, 4 where nothing came in."""
+    with contextlib.redirect_stdout(sys.stderr):
+        reports = fill(collection)
     _tell_reports(collection, reports, quiet, as_json)
     if not any(report.added or report.known for report in reports):
         return 4

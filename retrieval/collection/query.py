@@ -30,6 +30,9 @@ _SHIPPED = {
     "image": ("..encoders.image:ImageEncoder",),
 }
 
+# Encoders of what a detector's pass finds: queries go to their spaces, but single pictures do not come in by them.
+_FOR_QUERIES = {"text": (), "image": ("..encoders.image:RegionEncoder",)}
+
 _WORD = re.compile(r"[^\W\d_]{3,}")
 _COMMON = frozenset(
     ("and", "are", "for", "from", "has", "have", "its", "not", "than", "that", "the", "this", "was", "were", "with")
@@ -102,7 +105,11 @@ def check_encoder(encoder: Any) -> Encoder:
 
 def shipped_encoders(modality: str) -> Iterator[Encoder]:
     """The encoders that ship, one of texts first; those whose weights are not installed are passed over."""
-    for place in _SHIPPED[modality]:
+    yield from _at_hand(_SHIPPED[modality])
+
+
+def _at_hand(places: Iterable[str]) -> Iterator[Encoder]:
+    for place in places:
         module, name = place.split(":")
         try:
             kind = getattr(import_module(module, __package__), name)
@@ -181,6 +188,7 @@ def _choices(modality: str, encoders: Sequence[Encoder]) -> Iterator[Encoder]:
     yield from (one for one in encoders if one.modality == modality)
     try:
         yield from shipped_encoders(modality)
+        yield from _at_hand(_FOR_QUERIES[modality])
     except PalynoError:
         if not encoders:
             raise
