@@ -113,9 +113,11 @@ def standing_out(picture: np.ndarray) -> np.ndarray:
 def _touches(corners: np.ndarray, side: int, boxes: np.ndarray, margin: int) -> np.ndarray:
     if not len(boxes):
         return np.zeros(len(corners), bool)
-    low, high = corners[:, None, :] - margin, corners[:, None, :] + side + margin
-    meets = (boxes[None, :, :2] < high) & (boxes[None, :, 2:] > low)
-    return np.any(np.all(meets, axis=-1), axis=1)
+    x, y = corners.T[..., None]
+    x1, y1, x2, y2 = boxes.T[:, None, :]
+    far = side + margin
+    meets = (x1 < x + far) & (x2 > x - margin) & (y1 < y + far) & (y2 > y - margin)
+    return meets.any(axis=1)
 
 
 def _touches_mask(corners: np.ndarray, side: int, mask: np.ndarray) -> np.ndarray:

@@ -21,7 +21,7 @@ from .crew import Crew
 from .cuts import Shelf, cut_to_file
 from .fields import keep_fields
 from .recipe import Recipe
-from .writer import Writer
+from .writer import MadeImage, Writer
 
 __all__ = ["compose_dataset"]
 
@@ -109,12 +109,12 @@ def _compose(
             (out / "labels" / split).mkdir(parents=True, exist_ok=True)
         writer = Writer(recipe, out, tuple(classes), shelves, fields, labelled, masks)
         jobs = writer.jobs()
-        records: list[dict] = []
+        images: list[MadeImage] = []
         for done, made in enumerate(crew.map(writer, jobs), 1):
-            records += made
+            images += made
             if progress:
                 progress(done, len(jobs))
-    return _finish(recipe, out, classes, unknown, records, refused)
+    return _finish(recipe, out, classes, unknown, images, refused)
 
 
 def _references(recipe: Recipe) -> dict[str, list[Reference]]:
@@ -124,23 +124,20 @@ def _references(recipe: Recipe) -> dict[str, list[Reference]]:
 
 
 def _finish(
-    recipe: Recipe, out: Path, classes: list[str], unknown: dict, records: list[dict], refused: list[str]
+    recipe: Recipe, out: Path, classes: list[str], unknown: dict, images: list[MadeImage], refused: list[str]
 ) -> dict:
     """Writes what concerns the whole data set; the manifest last, so that its presence means that all is there."""
-    records.sort(key=lambda r: (r["split"], r["image"]))
-    splits = [s for s in SPLITS if any(r["split"] == s for r in records)]
-    if not splits:
+    images = sorted(images, key=lambda one: (one.split, one.annotation.image))
+    by_split = {s: [one for one in images if one.split == s] for s in SPLITS}
+    by_split = {split: own for split, own in by_split.items() if own}
+    if not by_split:
         raise InputError("nothing was composed: expected at least one split with scenes or labelled fields")
-    for split in splits:
-        write_coco(
-            [r["annotation"] for r in records if r["split"] == split],
-            out / "annotations" / f"{split}.json",
-            categories=classes,
-        )
-        if any("masks" in r for r in records):
-            shown = [(r["image"], r["masks"]) for r in records if r["split"] == split and "masks" in r]
+    for split, own in by_split.items():
+        write_coco([one.annotation for one in own], out / "annotations" / f"{split}.json", categories=classes)
+        if any(one.masks is not None for one in images):
+            shown = [(one.annotation.image, one.masks) for one in own if one.masks is not None]
             write_masks(shown, out / "masks" / f"{split}.json", classes)
-    lines = [f"path: {out.resolve()}", *(f"{s}: images/{s}" for s in splits), "names:"]
+    lines = [f"path: {out.resolve()}", *(f"{s}: images/{s}" for s in by_split), "names:"]
     lines += [f"  {i}: {json.dumps(name, ensure_ascii=False)}" for i, name in enumerate(classes)]
     write_text(out / "data.yaml", "\n".join(lines) + "\n")
     manifest = {
@@ -149,10 +146,13 @@ def _finish(
         "classes": classes,
         "unknown": unknown,
         "refused": sorted(refused),
-        "images": {s: sum(r["split"] == s for r in records) for s in splits},
-        "grains": {s: sum(len(r["annotation"]) for r in records if r["split"] == s) for s in splits},
-        "scenes": [{k: v for k, v in r.items() if k not in ("annotation", "masks")} for r in records],
+        "images": {split: len(own) for split, own in by_split.items()},
+        "grains": {split: sum(len(one.annotation) for one in own) for split, own in by_split.items()},
+        "scenes": [],
     }
-    text = json.dumps(manifest, ensure_ascii=False, indent=1)
+    # The scenes come as text, formatted where they were made: they move in by two levels, at the end.
+    head = json.dumps(manifest, ensure_ascii=False, indent=1).removesuffix("[]\n}")
+    scenes = ",\n".join("  " + one.told.replace("\n", "\n  ") for one in images)
+    text = f"{head}[\n{scenes}\n ]\n}}"
     write_text(out / "manifest.json", text + "\n")
     return json.loads(text)

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -18,7 +20,24 @@ from .cuts import Shelf
 from .fields import KeptField, background
 from .recipe import Recipe
 
-__all__ = ["Writer"]
+__all__ = ["MadeImage", "Writer"]
+
+
+@dataclass(frozen=True)
+class MadeImage:
+    """One image that was written.
+
+    Attributes:
+        split: The split that it belongs to.
+        annotation: Its name, size and boxes.
+        told: What the manifest tells of it, as JSON with one indent a level: many processes format faster than one.
+        masks: Where each grain shows; None where masks are not asked for, or the image has none.
+    """
+
+    split: str
+    annotation: LabelledImage
+    told: str
+    masks: list[GrainMask] | None = None
 
 
 class Writer:
@@ -53,24 +72,26 @@ class Writer:
         ]
         return scenes + tiles
 
-    def __call__(self, job: tuple[str, str, int, int]) -> list[dict]:
-        """Writes the images of one of `jobs`, with their labels; returns what the manifest tells of each."""
+    def __call__(self, job: tuple[str, str, int, int]) -> list[MadeImage]:
+        """Writes the images of one of `jobs`, with their labels."""
         kind, split, index, repeat = job
         return self._scene(split, index) if kind == "scene" else self._tiles(split, index, repeat)
 
-    def _scene(self, split: str, index: int) -> list[dict]:
+    def _scene(self, split: str, index: int) -> list[MadeImage]:
         recipe = self.recipe
         rng = np.random.default_rng([recipe.seed, SPLITS.index(split), index])
-        light, told = background(rng, self.fields, recipe.scene.size)
-        scene = compose_scene(rng, self.shelves[split].pick, light, told, recipe.scene, keep_masks=self.masks)
+        light, source = background(rng, self.fields, recipe.scene.size)
+        scene = compose_scene(rng, self.shelves[split].pick, light, source, recipe.scene, keep_masks=self.masks)
         annotation = scene_annotation(scene, f"scene_{index:06d}")
-        record = self._write(split, scene.picture, annotation, quality=int(rng.integers(70, 97)))
+        self._write(split, scene.picture, annotation, quality=int(rng.integers(70, 97)))
+        masks = None
         if self.masks:
             pairs = zip(scene.grains, scene.masks, strict=True)
-            record["masks"] = [GrainMask(grain.label, grain.box, packed(mask)) for grain, mask in pairs]
-        return [{**record, "background": told, "grains": [asdict(g) for g in scene.grains]}]
+            masks = [GrainMask(grain.label, grain.box, packed(mask)) for grain, mask in pairs]
+        grains = [asdict(grain) for grain in scene.grains]
+        return [MadeImage(split, annotation, _told(split, annotation, background=source, grains=grains), masks)]
 
-    def _tiles(self, split: str, index: int, repeat: int) -> list[dict]:
+    def _tiles(self, split: str, index: int, repeat: int) -> list[MadeImage]:
         """The tiles of a labelled field; from the second repeat on at another scale and offset."""
         recipe, one = self.recipe, self.labelled[split][index].open()
         rng = np.random.default_rng([recipe.seed, len(SPLITS), repeat, *one.name.encode()])
@@ -82,7 +103,7 @@ class Writer:
             picture = cv2.resize(picture, None, fx=scale, fy=scale, interpolation=how)
         height, width = picture.shape[:2]
         left, top = rng.integers(0, size // 2, 2).tolist() if repeat else (0, 0)
-        records = []
+        made = []
         for y in range(top, max(1, height - size + 1), size):
             for x in range(left, max(1, width - size + 1), size):
                 boxes = one.grains * scale - np.array([x, y, x, y], np.float32)
@@ -91,16 +112,20 @@ class Writer:
                 labels = (recipe.labelled_class,) * int(keep.sum())
                 name = f"{Path(one.name).stem}_{repeat}_{x}_{y}.jpg"
                 annotation = LabelledImage(name, size, size, clipped[keep], labels)
-                record = self._write(split, picture[y : y + size, x : x + size], annotation, quality=92)
-                records.append({**record, "background": one.name, "scale": round(scale, 4), "silver": True})
-        return records
+                self._write(split, picture[y : y + size, x : x + size], annotation, quality=92)
+                told = _told(split, annotation, background=one.name, scale=round(scale, 4), silver=True)
+                made.append(MadeImage(split, annotation, told))
+        return made
 
-    def _write(self, split: str, picture: np.ndarray, annotation: LabelledImage, quality: int) -> dict:
+    def _write(self, split: str, picture: np.ndarray, annotation: LabelledImage, quality: int) -> None:
         path = self.out / "images" / split / annotation.image
         cv2.imwrite(str(path), picture[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, quality])
         label = self.out / "labels" / split / f"{path.stem}.txt"
         label.write_text(label_lines(annotation, self.classes))
-        return {"split": split, "image": annotation.image, "annotation": annotation}
+
+
+def _told(split: str, annotation: LabelledImage, **rest: Any) -> str:
+    return json.dumps({"split": split, "image": annotation.image, **rest}, ensure_ascii=False, indent=1)
 
 
 def scene_annotation(scene: Scene, stem: str) -> LabelledImage:

@@ -15,9 +15,9 @@ from palyno.data.grains import mask_extent
 from palyno.data.masks import read_masks
 from palyno.data.references import choose_unknown, find_references, isolated_grains, read_fields, split_references
 from palyno.data.scene import SceneSettings
-from palyno.errors import InputError, UsageError
+from palyno.errors import InputError, SlideError, UsageError
 
-PICTURES = Path(__file__).parent / "pictures" / "pollen73s"
+PICTURES = Path(__file__).parents[1] / "pictures" / "pollen73s"
 SMALL = SceneSettings(size=256, grain_px=(18, 90), largest_count=12)
 UNKNOWN = {"train": ("zea_mays",), "val": ("mimosa_pigra",), "test": ("tridax_procumbens",)}
 
@@ -60,19 +60,38 @@ def composed(tmp_path_factory, fields):
     return out, compose_dataset(made, out)
 
 
-def test_two_workers_write_the_bytes_of_one(tmp_path):
-    for workers in (1, 2):
-        compose_dataset(recipe(scenes={"train": 4, "val": 1, "test": 0}), tmp_path / str(workers), workers=workers)
-    first, second = (
-        {
-            p.relative_to(tmp_path / w): p.read_bytes()
-            for p in sorted((tmp_path / w).rglob("*"))
-            if p.suffix in {".jpg", ".txt"}
-        }
-        for w in ("1", "2")
+def content(root):
+    """Every file but data.yaml, which says where the set lies."""
+    files = (p for p in sorted(root.rglob("*")) if p.is_file() and p.name != "data.yaml")
+    return {p.relative_to(root): p.read_bytes() for p in files}
+
+
+def test_two_workers_write_the_bytes_of_one_and_leave_no_parts(tmp_path, fields):
+    made = recipe(
+        scenes={"train": 4, "val": 1, "test": 0},
+        fields=(fields,),
+        labelled_fields=fields,
+        field_splits=fields / "splits.csv",
     )
-    assert len(first) == 10
+    for workers in (1, 2):
+        compose_dataset(made, tmp_path / str(workers), workers=workers, masks=True)
+    first, second = content(tmp_path / "1"), content(tmp_path / "2")
+    assert {p.parts[0] for p in first} == {"images", "labels", "annotations", "masks", "manifest.json"}
     assert first == second
+
+
+def test_the_manifest_is_formatted_as_json_formats_it(composed):
+    out, manifest = composed
+    assert (out / "manifest.json").read_text() == json.dumps(manifest, ensure_ascii=False, indent=1) + "\n"
+
+
+def test_a_folder_is_left_empty_where_a_field_cannot_be_read(tmp_path, fields):
+    broken = tmp_path / "fields"
+    broken.mkdir()
+    (broken / "a.png").write_bytes((fields / "images" / "a.png").read_bytes()[:2000])
+    with pytest.raises(SlideError, match=r"a\.png"):
+        compose_dataset(recipe(fields=(broken,)), tmp_path / "out")
+    assert not list((tmp_path / "out").iterdir())
 
 
 def test_yolo_and_coco_say_the_same_boxes(composed):
@@ -181,15 +200,10 @@ def test_a_folder_that_holds_files_is_not_written_into(tmp_path):
 def test_masks_are_the_boxes_grains_and_change_no_byte_of_the_rest(tmp_path):
     made = recipe(scenes={"train": 3, "val": 2, "test": 0})
     compose_dataset(made, tmp_path / "plain")
-    compose_dataset(made, tmp_path / "masked", workers=2, masks=True)
+    compose_dataset(made, tmp_path / "masked", masks=True)
 
-    def content(name):
-        # data.yaml says where the set lies.
-        root = tmp_path / name
-        files = {p.relative_to(root): p.read_bytes() for p in sorted(root.rglob("*")) if p.is_file()}
-        return {p: b for p, b in files.items() if p.name != "data.yaml" and p.parts[0] != "masks"}
-
-    assert content("plain") == content("masked")
+    masked = {p: b for p, b in content(tmp_path / "masked").items() if p.parts[0] != "masks"}
+    assert masked == content(tmp_path / "plain")
     assert not (tmp_path / "plain" / "masks").exists()
     for split, scenes in (("train", 3), ("val", 2)):
         masks = read_masks(tmp_path / "masked" / "masks" / f"{split}.json")
