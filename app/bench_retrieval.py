@@ -6,8 +6,6 @@ each other: the paired tests are over questions, each with the mean of its wordi
 
 from __future__ import annotations
 
-import json
-import re
 import time
 from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
@@ -17,8 +15,7 @@ from typing import Any
 import numpy as np
 
 from .. import __version__
-from ..data.atomic import write_text
-from ..errors import InputError, UsageError
+from ..errors import UsageError
 from ..retrieval.encoders import Encoder
 from ..retrieval.encoders.text import TextEncoder
 from ..retrieval.evaluate import Scores, Task, compare, evaluate, holm, interval, read_beir
@@ -27,9 +24,9 @@ from ..retrieval.fusion import RRF_K
 from ..retrieval.glossary import Glossary
 from ..retrieval.hybrid import VECTOR_WEIGHT, TextSearch
 from ..retrieval.lexical import K1, B
-from .markdown import table
+from .markdown import fill_page, read_document, table
 
-__all__ = ["FUSED", "MEASURES", "SYSTEMS", "bench_retrieval", "read_document", "render", "tables"]
+__all__ = ["FUSED", "MEASURES", "SYSTEMS", "bench_retrieval", "read_figures", "render", "tables"]
 
 FORMAT = "palyno-bench-retrieval-text-1"
 
@@ -175,19 +172,13 @@ def _pairs(scores: Mapping[str, Scores], task: Task) -> list[dict[str, Any]]:
     return pairs
 
 
-def read_document(file: str | Path) -> dict[str, Any]:
+def read_figures(file: str | Path) -> dict[str, Any]:
     """Reads what `bench_retrieval` gave and was written as JSON.
 
     Raises:
         InputError: It is not that.
     """
-    try:
-        document = json.loads(Path(file).read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise InputError(f"{file}: expected figures of `palyno bench retrieval`, {error}") from error
-    if not isinstance(document, dict) or document.get("format") != FORMAT:
-        raise InputError(f"{file}: expected figures of `palyno bench retrieval`, {FORMAT}; got something else")
-    return document
+    return read_document(file, "bench retrieval", format=FORMAT)
 
 
 def render(document: Document, page: str | Path) -> None:
@@ -196,13 +187,7 @@ def render(document: Document, page: str | Path) -> None:
     Raises:
         UsageError: The page does not have the marks once.
     """
-    page = Path(page)
-    text = page.read_text(encoding="utf-8")
-    mark = f"bench:text-{document['split']}"
-    pattern = re.compile(rf"(<!-- {re.escape(mark)} -->\n).*?(<!-- /{re.escape(mark)} -->)", re.DOTALL)
-    if len(pattern.findall(text)) != 1:
-        raise UsageError(f"{page}: expected one pair of marks, <!-- {mark} --> and <!-- /{mark} -->")
-    write_text(page, pattern.sub(lambda match: f"{match[1]}{tables(document)}\n{match[2]}", text))
+    fill_page(page, {f"text-{document['split']}": tables(document)}, whole=False)
 
 
 def tables(document: Document) -> str:

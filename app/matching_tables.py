@@ -2,35 +2,23 @@
 
 from __future__ import annotations
 
-import json
-import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from ..data.atomic import write_text
-from ..errors import InputError, UsageError
 from .bench_matching import FORMAT
-from .markdown import table
+from .markdown import fill_page, read_document, table
 
-__all__ = ["read_document", "render", "tables"]
-
-MARK = "bench:matching"
+__all__ = ["read_figures", "render", "tables"]
 
 
-def read_document(file: str | Path) -> dict[str, Any]:
+def read_figures(file: str | Path) -> dict[str, Any]:
     """Reads what `bench_matching` gave and was written as JSON.
 
     Raises:
         InputError: It is not that.
     """
-    try:
-        document = json.loads(Path(file).read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise InputError(f"{file}: expected figures of `palyno bench matching`, {error}") from error
-    if not isinstance(document, dict) or document.get("format") != FORMAT:
-        raise InputError(f"{file}: expected figures of `palyno bench matching`, {FORMAT}; got something else")
-    return document
+    return read_document(file, "bench matching", format=FORMAT)
 
 
 def render(document: Mapping[str, Any], page: str | Path) -> None:
@@ -39,12 +27,7 @@ def render(document: Mapping[str, Any], page: str | Path) -> None:
     Raises:
         UsageError: The page does not have the marks once.
     """
-    page = Path(page)
-    text = page.read_text(encoding="utf-8")
-    pattern = re.compile(rf"(<!-- {MARK} -->\n).*?(<!-- /{MARK} -->)", re.DOTALL)
-    if len(pattern.findall(text)) != 1:
-        raise UsageError(f"{page}: expected one pair of marks, <!-- {MARK} --> and <!-- /{MARK} -->")
-    write_text(page, pattern.sub(lambda match: f"{match[1]}{tables(document)}\n{match[2]}", text), overwrite=True)
+    fill_page(page, {"matching": tables(document)}, whole=False)
 
 
 def tables(document: Mapping[str, Any]) -> str:

@@ -2,18 +2,14 @@
 
 from __future__ import annotations
 
-import json
-import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from ...data.atomic import write_text
-from ...errors import InputError, UsageError
-from ..markdown import table
+from ..markdown import fill_page, read_document, table
 from . import SCHEMA
 
-__all__ = ["read_document", "render_page"]
+__all__ = ["read_figures", "render_page"]
 
 # Figures shown, with their heads; those of counts are shares.
 COLUMNS = {
@@ -25,22 +21,16 @@ COLUMNS = {
 }
 
 
-def read_document(file: Path, key: str) -> dict[str, Any]:
+def read_figures(file: str | Path, key: str) -> dict[str, Any]:
     """A document of `palyno bench detectors`, which must have `key`.
 
     Raises:
         InputError: It is something else.
     """
-    try:
-        document = json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise InputError(f"{file}: expected JSON that `palyno bench detectors` wrote, got {error}") from error
-    if not isinstance(document, dict) or document.get("schema") != SCHEMA or key not in document:
-        raise InputError(f"{file}: expected a document of `palyno bench detectors` with {key!r} and schema {SCHEMA}")
-    return document
+    return read_document(file, "bench detectors", schema=SCHEMA, has=[key])
 
 
-def render_page(page: Path, scores: Mapping[str, Any], latencies: Sequence[Mapping[str, Any]]) -> list[str]:
+def render_page(page: str | Path, scores: Mapping[str, Any], latencies: Sequence[Mapping[str, Any]]) -> list[str]:
     """Fills the marked places of a page: `scores-SET`, `differences-SET` and `latency`.
 
     Returns:
@@ -51,23 +41,11 @@ def render_page(page: Path, scores: Mapping[str, Any], latencies: Sequence[Mappi
     """
     from ...vision.models.zoo import read_zoo
 
-    try:
-        text = page.read_text(encoding="utf-8")
-    except OSError as error:
-        raise UsageError(f"{page}: expected a page with places for tables, got {error.strerror}") from error
     sections = {"latency": _latency(latencies)}
     for name in scores["sets"]:
         sections[f"scores-{name}"] = _scores(scores, name, read_zoo())
         sections[f"differences-{name}"] = _differences(scores, name)
-    places = re.findall(r"<!-- bench:(\S+) -->", text)
-    for place in places:
-        if place not in sections:
-            raise UsageError(f"{page}: there is nothing for {place}; expected some of {', '.join(sections)}")
-        pattern = rf"(<!-- bench:{place} -->\n).*?(<!-- /bench:{place} -->)"
-        section = sections[place]
-        text = re.sub(pattern, lambda match, s=section: str(match[1] + s + match[2]), text, flags=re.DOTALL)  # type: ignore[misc]
-    write_text(page, text, overwrite=True)
-    return places
+    return fill_page(page, sections)
 
 
 def _scores(document: Mapping[str, Any], name: str, zoo: Mapping[str, Any]) -> str:
@@ -86,7 +64,7 @@ def _scores(document: Mapping[str, Any], name: str, zoo: Mapping[str, Any]) -> s
     note = (
         f"{images['images']} images, {images['grains']} grains; means over seeds with 95 % intervals over images.\n\n"
     )
-    return note + table(head, lines) + "\n"
+    return note + table(head, lines)
 
 
 def _differences(document: Mapping[str, Any], name: str) -> str:
@@ -95,7 +73,7 @@ def _differences(document: Mapping[str, Any], name: str) -> str:
         for model, entry in document["differences"].items()
         if name in entry
     ]
-    return table(["less", "mAP50-95", "mAP50", "AP50, any grain", "count error"], lines) + "\n"
+    return table(["less", "mAP50-95", "mAP50", "AP50, any grain", "count error"], lines)
 
 
 def _latency(documents: Sequence[Mapping[str, Any]]) -> str:
@@ -114,8 +92,8 @@ def _latency(documents: Sequence[Mapping[str, Any]]) -> str:
                 cells.append(f"{own['median_ms'] / peer['median_ms']:.2f}" if peer else "–")
             lines.append(cells)
         head = ["model", *(h for b in batches for h in (f"batch {b}", "of YOLO12n's"))]
-        parts.append(f"{what}, torch {document['torch']}, {document['when']}:\n\n{table(head, lines)}\n")
-    return "\n".join(parts) if parts else "Not measured.\n"
+        parts.append(f"{what}, torch {document['torch']}, {document['when']}:\n\n{table(head, lines)}")
+    return "\n\n".join(parts) if parts else "Not measured."
 
 
 def _value(figure: Sequence[float], key: str, best: bool) -> str:

@@ -1,21 +1,15 @@
 """Tables and a plot for a page, from the documents of `bench_kernels`. The same documents give the same bytes.
 
-A page says where tables go by comments, `<!-- bench:NAME -->` and `<!-- /bench:NAME -->`; what is between them is
-replaced. NAME is `targets`, `machines`, or an operator's name on the command line.
+The marked places of a page are `targets`, `machines`, and the operators' names on the command line.
 """
 
 from __future__ import annotations
 
-import json
-import re
 from collections.abc import Iterable, Sequence
-from functools import partial
 from pathlib import Path
 from typing import Any
 
-from ...data.atomic import write_text
-from ...errors import InputError, UsageError
-from ..markdown import table
+from ..markdown import fill_page, read_document, table
 from . import OPERATORS, SCHEMA
 
 __all__ = ["read_documents", "render_page", "render_sections", "verdicts"]
@@ -31,16 +25,7 @@ def read_documents(files: Iterable[str | Path]) -> list[Document]:
     Raises:
         InputError: A file cannot be read or is something else.
     """
-    documents = []
-    for file in files:
-        try:
-            document = json.loads(Path(file).read_text(encoding="utf-8"))
-        except (OSError, ValueError) as error:
-            raise InputError(f"{file}: expected the JSON of `palyno bench kernels --out`, got {error}") from error
-        if not isinstance(document, dict) or document.get("schema") != SCHEMA or "cases" not in document:
-            raise InputError(f"{file}: expected a document of `palyno bench kernels` with schema {SCHEMA}")
-        documents.append(document)
-    return documents
+    return [read_document(file, "bench kernels", schema=SCHEMA, has=["cases"]) for file in files]
 
 
 def render_page(page: str | Path, documents: Sequence[Document]) -> list[str]:
@@ -52,28 +37,7 @@ def render_page(page: str | Path, documents: Sequence[Document]) -> list[str]:
     Raises:
         UsageError: The page is not there, marks nothing, or marks something that there is no table for.
     """
-    page = Path(page)
-    try:
-        text = page.read_text(encoding="utf-8")
-    except OSError as error:
-        raise UsageError(f"{page}: expected a page with places for tables, got {error.strerror}") from error
-    sections = render_sections(documents)
-    places = re.findall(r"<!-- bench:(\S+) -->", text)
-    if not places:
-        raise UsageError(f"{page}: expected places such as <!-- bench:targets --> <!-- /bench:targets -->, got none")
-    for name in places:
-        if name not in sections:
-            raise UsageError(f"{page}: bench:{name}: expected one of {', '.join(sections)}")
-        pattern = re.compile(rf"(<!-- bench:{name} -->).*?(<!-- /bench:{name} -->)", re.DOTALL)
-        if len(pattern.findall(text)) != 1:
-            raise UsageError(f"{page}: bench:{name}: expected one pair of marks, closed by <!-- /bench:{name} -->")
-        text = pattern.sub(partial(_filled, sections[name]), text)
-    write_text(page, text)
-    return places
-
-
-def _filled(section: str, match: re.Match[str]) -> str:
-    return f"{match[1]}\n{section}\n{match[2]}"
+    return fill_page(page, render_sections(documents))
 
 
 def render_sections(documents: Sequence[Document]) -> dict[str, str]:

@@ -257,10 +257,10 @@ def retrieval(
     Takes the shipped questions on pollen types, or FOLDER, a data set in BEIR's format.
     """
     from ...data.atomic import refuse_existing, write_text
-    from ..bench_retrieval import bench_retrieval, read_document, render, tables
+    from ..bench_retrieval import bench_retrieval, read_figures, render, tables
 
     if document is not None:
-        render(read_document(document), page)
+        render(read_figures(document), page)
         click.echo(json.dumps({"page": str(page)}) if as_json else str(page))
         return
     if out is not None:

@@ -109,10 +109,10 @@ def latency(models: tuple[str, ...], out: Path, overwrite: bool, **options: Any)
 def render(scores: Path, latencies: tuple[Path, ...], page: Path, plot: Path, name: str) -> None:
     """Fill the page and draw accuracy against latency, from the first latency given."""
     from ..bench_detectors.plot import draw
-    from ..bench_detectors.render import read_document, render_page
+    from ..bench_detectors.render import read_figures, render_page
 
-    document = read_document(scores, "differences")
-    times = [read_document(file, "models") for file in latencies]
+    document = read_figures(scores, "differences")
+    times = [read_figures(file, "models") for file in latencies]
     render_page(page, document, times)
     click.echo(page)
     if times:

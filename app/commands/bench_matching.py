@@ -62,10 +62,10 @@ def matching(
     """
     from ...data.atomic import refuse_existing, write_text
     from ...errors import UsageError
-    from ..matching_tables import read_document, render, tables
+    from ..matching_tables import read_figures, render, tables
 
     if document is not None:
-        render(read_document(document), page)
+        render(read_figures(document), page)
         click.echo(json.dumps({"page": str(page)}) if as_json else str(page))
         return
     if pictures is None or atlas is None:

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from palyno.app.bench_detectors.plot import draw
-from palyno.app.bench_detectors.render import read_document, render_page
+from palyno.app.bench_detectors.render import read_figures, render_page
 from palyno.app.bench_detectors.runs import ImageSet, Run, train_all
 from palyno.app.bench_detectors.score import Truth, score_all
 from palyno.data.annotations import LabelledImage
@@ -123,7 +123,7 @@ def test_the_page_and_the_plot(document, tmp_path):
     assert (tmp_path / "a").read_bytes() == (tmp_path / "b").read_bytes()
     assert b"yolo12n" in (tmp_path / "a").read_bytes()
     page.write_text("<!-- bench:nothing -->\n<!-- /bench:nothing -->\n")
-    with pytest.raises(UsageError, match="nothing for nothing"):
+    with pytest.raises(UsageError, match="bench:nothing: expected one of latency, scores-composed, diff"):
         render_page(page, document, [latency])
 
 
@@ -132,7 +132,7 @@ def test_documents_of_something_else_are_refused(tmp_path):
     for content in ("{", "[]", '{"schema": 1}'):
         file.write_text(content)
         with pytest.raises(InputError, match=r"a\.json: expected"):
-            read_document(file, "models")
+            read_figures(file, "models")
 
 
 def test_runs_that_fail_are_named_and_whole_ones_left_alone(tmp_path, monkeypatch):

@@ -8,7 +8,7 @@ from palyno.app.bench_matching import _encoder as measure_encoder
 from palyno.app.cli import cli
 from palyno.app.grain_pictures import GrainPictures, gather
 from palyno.app.matching_scenes import UNSEEN, composed, held_out, trait_queries, triple_queries
-from palyno.app.matching_tables import read_document, render, tables
+from palyno.app.matching_tables import read_figures, render, tables
 from palyno.errors import InputError, NothingToDoError, UsageError
 from palyno.retrieval.encoders.image import ImageEncoder
 from palyno.retrieval.matching.captions import facts
@@ -80,7 +80,7 @@ def test_the_shipped_figures_are_in_the_page_and_fill_it_again(tmp_path):
     from pathlib import Path
 
     root = Path(__file__).parents[2]
-    document = read_document(root / "docs" / "results" / "matching.json")
+    document = read_figures(root / "docs" / "results" / "matching.json")
     page = root / "docs" / "retrieval.md"
     assert tables(document) in page.read_text(encoding="utf-8")
     copy = tmp_path / "page.md"
@@ -88,11 +88,11 @@ def test_the_shipped_figures_are_in_the_page_and_fill_it_again(tmp_path):
     render(document, copy)
     assert tables(document) in copy.read_text() and "old" not in copy.read_text()
     copy.write_text("no marks")
-    with pytest.raises(UsageError, match="marks"):
+    with pytest.raises(UsageError, match="expected places such as <!-- bench:matching -->"):
         render(document, copy)
     (tmp_path / "x.json").write_text("{}")
     with pytest.raises(InputError, match="palyno-bench-matching-1"):
-        read_document(tmp_path / "x.json")
+        read_figures(tmp_path / "x.json")
 
 
 @pytest.fixture(scope="module")

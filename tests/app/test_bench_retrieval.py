@@ -8,7 +8,7 @@ import palyno
 import pytest
 from click.testing import CliRunner
 from palyno import InputError, UsageError
-from palyno.app.bench_retrieval import FUSED, SYSTEMS, bench_retrieval, read_document, render, tables
+from palyno.app.bench_retrieval import FUSED, SYSTEMS, bench_retrieval, read_figures, render, tables
 from palyno.app.cli import cli
 from palyno.retrieval.evaluate import evaluate
 from palyno.retrieval.evaluate.pollen import read_pollen
@@ -72,7 +72,7 @@ def test_the_page_has_every_system_and_only_the_marked_place_changes(document, t
     render(document, page)
     assert page.read_text(encoding="utf-8") == text
     page.write_text("no marks", encoding="utf-8")
-    with pytest.raises(UsageError, match="one pair of marks"):
+    with pytest.raises(UsageError, match="expected places such as <!-- bench:text-dev -->"):
         render(document, page)
 
 
@@ -92,7 +92,7 @@ def test_a_data_set_of_ones_own_is_measured(tmp_path):
 def test_shipped_figures_are_of_this_set_and_on_the_page(split):
     root = Path(palyno.__file__).parent
     name = "retrieval_text.json" if split == "test" else f"retrieval_text_{split}.json"
-    document, task = read_document(root / "docs" / "results" / name), read_pollen(split)
+    document, task = read_figures(root / "docs" / "results" / name), read_pollen(split)
     sizes = {"split": split, "queries": len(task.queries), "documents": len(task.corpus)}
     assert {key: document[key] for key in sizes} == sizes
     assert [row["system"] for row in document["systems"]] == list(SYSTEMS)
@@ -105,6 +105,6 @@ def test_wrong_use_is_told(tmp_path):
     file = tmp_path / "x.json"
     file.write_text(json.dumps({"format": "other"}), encoding="utf-8")
     with pytest.raises(InputError, match="expected figures of `palyno bench retrieval`"):
-        read_document(file)
+        read_figures(file)
     told = CliRunner().invoke(cli, ["bench", "retrieval", "--split", "train"], standalone_mode=False)
     assert isinstance(told.exception, InputError) and "train.tsv" in str(told.exception)
