@@ -28,7 +28,7 @@ def pack(result: SlideResult) -> bytes:
     header["provenance"] = asdict(result.provenance)
     text = json.dumps(header, ensure_ascii=False, default=_plain).encode("utf-8", "surrogatepass")
     buffer = io.BytesIO()
-    arrays = {"boxes": result.boxes, "confidence": result.confidence}
+    arrays: dict[str, Any] = {"boxes": result.boxes, "confidence": result.confidence}
     if result.vectors is not None:
         arrays["vectors"] = result.vectors
     np.savez_compressed(buffer, header=np.frombuffer(text, np.uint8), **arrays)

@@ -19,6 +19,7 @@ from . import options as shared
 @click.option("--model", metavar="NAME|FILE", help="Detector of the regions, where it does not ship.")
 @click.option("--gallery", default="train", show_default=True, help="Split whose grains are known.")
 @click.option("--queries", default="test", show_default=True, help="Split whose grains are looked up.")
+@click.option("--grey", is_flag=True, help="Take the colour off the scenes first.")
 @shared.device
 @click.option("--out", type=click.Path(dir_okay=False, path_type=Path), help="Also write the document to this file.")
 @shared.overwrite
@@ -31,6 +32,7 @@ def regions(
     model: str | None,
     gallery: str,
     queries: str,
+    grey: bool,
     device: str,
     out: Path | None,
     overwrite: bool,
@@ -59,6 +61,7 @@ def regions(
             ImageEncoder(crops, device=device),
             gallery=gallery,
             queries=queries,
+            grey=grey,
             on_scene=told,
         )
     if out is not None:

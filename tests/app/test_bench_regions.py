@@ -39,6 +39,7 @@ def scenes(encoders, samples, tmp_path_factory):
 def test_of_the_same_picture_every_grain_finds_itself(scenes, encoders):
     folder, count = scenes
     document = bench_regions(folder, *encoders)
+    assert document["grey"] is False
     assert document["gallery"] == {"split": "train", "grains": count, "taxa": count}
     assert document["queries"] == {"split": "test", "grains": 2 * count - 2, "taxa": count - 1}
     passes, crops_in_passes, crops = document["recall_at_1"]
