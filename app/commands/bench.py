@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import sys
 from pathlib import Path
@@ -15,6 +14,7 @@ from .bench_collection import collection
 from .bench_detectors import detectors
 from .bench_matching import matching
 from .bench_regions import regions
+from .figures import Figures, keeps_figures
 
 
 @click.group()
@@ -37,38 +37,23 @@ bench.add_command(regions)
 )
 @shared.model
 @shared.device
-@click.option(
-    "--out", type=click.Path(dir_okay=False, path_type=Path), help="Also write the figures to this JSON file."
-)
-@shared.overwrite
-@shared.as_json
+@keeps_figures
 def detect(
     images: tuple[Path, ...],
     labels: Path | None,
     model: str,
     device: str,
-    out: Path | None,
-    overwrite: bool,
-    as_json: bool,
+    figures: Figures,
 ) -> None:
     """Count with palyno, with ultralytics alone, and with SAHI.
 
     Shows grains found, count error and box score against the labels, seconds and peak memory of each.
     """
-    from ...data.atomic import refuse_existing, write_text
     from ..bench_detect import bench_detect
 
-    if out is not None:
-        refuse_existing(out, overwrite=overwrite)
-    with contextlib.redirect_stdout(sys.stderr):
-        figures = bench_detect(images, labels, model, device=device)
-    document = json.dumps(figures, ensure_ascii=False, indent=None if as_json else 1)
-    if out is not None:
-        write_text(out, json.dumps(figures, ensure_ascii=False, indent=1) + "\n", overwrite=overwrite)
-    if as_json:
-        click.echo(document)
-    else:
-        _show(figures)
+    with figures.measuring():
+        document = bench_detect(images, labels, model, device=device)
+    figures.give(document, _show)
 
 
 @bench.command()
@@ -77,28 +62,20 @@ def detect(
 @click.option("--imgsz", type=click.IntRange(64), default=640, show_default=True, help="Side of the tile, pixels.")
 @click.option("--rounds", type=click.IntRange(4), default=40, show_default=True, help="Tiles of each that count.")
 @click.option("--runtime", "chosen", multiple=True, metavar="NAME", help="Only PyTorch and this; may be repeated.")
-@click.option("--out", type=click.Path(dir_okay=False, path_type=Path), help="Also write the document to this file.")
-@shared.overwrite
-@shared.as_json
+@keeps_figures
 def runtimes(
     model: str,
     threads: tuple[int, ...],
     imgsz: int,
     rounds: int,
     chosen: tuple[str, ...],
-    out: Path | None,
-    overwrite: bool,
-    as_json: bool,
+    figures: Figures,
 ) -> None:
     """Time the whole network on a CPU in PyTorch, onnxruntime and OpenVINO.
 
     One tile a call, each runtime in a process of its own, all in turn. Needs what `uv sync --extra export` installs.
     """
-    from ...data.atomic import refuse_existing, write_text
     from ..bench_runtimes import RUNTIMES, bench_runtimes
-
-    if out is not None:
-        refuse_existing(out, overwrite=overwrite)
 
     def told(row: dict[str, Any]) -> None:
         click.echo(
@@ -108,7 +85,7 @@ def runtimes(
             err=True,
         )
 
-    with contextlib.redirect_stdout(sys.stderr):
+    with figures.measuring():
         document = bench_runtimes(
             model,
             threads=threads or (1, 2),
@@ -117,10 +94,7 @@ def runtimes(
             runtimes=chosen or tuple(RUNTIMES),
             on_row=told,
         )
-    if out is not None:
-        write_text(out, json.dumps(document, ensure_ascii=False, indent=1) + "\n", overwrite=overwrite)
-    if as_json:
-        click.echo(json.dumps(document, ensure_ascii=False))
+    figures.give(document)
 
 
 @bench.command()
@@ -178,9 +152,7 @@ def compose(reference: Path, scenes: int, seed: int, workers: int, as_json: bool
     type=click.Path(dir_okay=False, path_type=Path),
     help="Plot that --render draws.",
 )
-@click.option("--out", type=click.Path(dir_okay=False, path_type=Path), help="Also write the document to this file.")
-@shared.overwrite
-@shared.as_json
+@keeps_figures
 def kernels(
     device: str,
     operators: tuple[str, ...],
@@ -189,12 +161,9 @@ def kernels(
     documents: tuple[Path, ...],
     page: Path,
     plot: Path,
-    out: Path | None,
-    overwrite: bool,
-    as_json: bool,
+    figures: Figures,
 ) -> None:
     """Measure every operator against its peers and against what the machine can do."""
-    from ...data.atomic import refuse_existing, write_text
     from ..bench_kernels import bench_kernels, render
 
     if documents:
@@ -203,22 +172,18 @@ def kernels(
         read = render.read_documents(documents)
         places = render.render_page(page, read)
         draw(read, plot)
-        click.echo(
-            json.dumps({"page": str(page), "places": places, "plot": str(plot)}) if as_json else f"{page}\n{plot}"
-        )
+        done = {"page": str(page), "places": places, "plot": str(plot)}
+        click.echo(json.dumps(done) if figures.as_json else f"{page}\n{plot}")
         return
-    if out is not None:
-        refuse_existing(out, overwrite=overwrite)
-    with contextlib.redirect_stdout(sys.stderr):
-        document = bench_kernels(device, operators, threads=threads, quick=quick, on_case=_tell_case)
-    if out is not None:
-        write_text(out, json.dumps(document, ensure_ascii=False, indent=1) + "\n", overwrite=overwrite)
-    if as_json:
-        click.echo(json.dumps(document, ensure_ascii=False))
-        return
-    for name, text in render.render_sections([document]).items():
-        if text != render.NOTHING:
-            click.echo(f"{name}\n\n{text}\n")
+    with figures.measuring():
+        measured = bench_kernels(device, operators, threads=threads, quick=quick, on_case=_tell_case)
+
+    def show(document: dict[str, Any]) -> None:
+        for name, text in render.render_sections([document]).items():
+            if text != render.NOTHING:
+                click.echo(f"{name}\n\n{text}\n")
+
+    figures.give(measured, show)
 
 
 @bench.command()
@@ -240,37 +205,29 @@ def kernels(
     type=click.Path(dir_okay=False, path_type=Path),
     help="Page that --render fills.",
 )
-@click.option("--out", type=click.Path(dir_okay=False, path_type=Path), help="Also write the document to this file.")
-@shared.overwrite
-@shared.as_json
+@keeps_figures
 def retrieval(
     folder: Path | None,
     split: str,
     document: Path | None,
     page: Path,
-    out: Path | None,
-    overwrite: bool,
-    as_json: bool,
+    figures: Figures,
 ) -> None:
     """Measure search in texts beside its own parts: words, vectors, glossary.
 
     Takes the shipped questions on pollen types, or FOLDER, a data set in BEIR's format.
     """
-    from ...data.atomic import refuse_existing, write_text
     from ..bench_retrieval import bench_retrieval, read_figures, render, tables
 
     if document is not None:
         render(read_figures(document), page)
-        click.echo(json.dumps({"page": str(page)}) if as_json else str(page))
+        click.echo(json.dumps({"page": str(page)}) if figures.as_json else str(page))
         return
-    if out is not None:
-        refuse_existing(out, overwrite=overwrite)
-    figures = bench_retrieval(
-        split, folder=folder, on_system=lambda name, value: click.echo(f"{name}: nDCG@10 {value:.3f}", err=True)
-    )
-    if out is not None:
-        write_text(out, json.dumps(figures, ensure_ascii=False, indent=1) + "\n", overwrite=overwrite)
-    click.echo(json.dumps(figures, ensure_ascii=False) if as_json else tables(figures))
+    with figures.measuring():
+        measured = bench_retrieval(
+            split, folder=folder, on_system=lambda name, value: click.echo(f"{name}: nDCG@10 {value:.3f}", err=True)
+        )
+    figures.give(measured, lambda document: click.echo(tables(document)))
 
 
 def _tell_case(row: dict[str, Any]) -> None:
@@ -329,16 +286,12 @@ def _show(figures: dict[str, Any]) -> None:
 @shared.conf
 @shared.device
 @click.option("--seed", default=0, show_default=True, type=click.IntRange(0))
-@click.option("--out", type=click.Path(dir_okay=False, path_type=Path), help="Also write the figures to this file.")
-@shared.overwrite
-@shared.as_json
+@keeps_figures
 def boundary(
     scenes: Path,
     models: tuple[str, ...],
     maps: tuple[str, ...],
-    out: Path | None,
-    overwrite: bool,
-    as_json: bool,
+    figures: Figures,
     **options: Any,
 ) -> None:
     """Ask whether networks look at the outlines of grains.
@@ -346,20 +299,12 @@ def boundary(
     SCENES is a folder that `palyno compose --masks` wrote. Shows the share of each attribution within a band along the
     outline, against chance and between models, with 95 % intervals over scenes.
     """
-    from ...data.atomic import refuse_existing, write_text
     from ..bench_boundary import MAPS, bench_boundary
     from ..progress import steps
 
-    if out is not None:
-        refuse_existing(out, overwrite=overwrite)
-    with contextlib.redirect_stdout(sys.stderr), steps("scenes", quiet=as_json) as told:
-        figures = bench_boundary(scenes, models, maps=maps or MAPS, progress=told, **options)
-    if out is not None:
-        write_text(out, json.dumps(figures, ensure_ascii=False, indent=1) + "\n", overwrite=overwrite)
-    if as_json:
-        click.echo(json.dumps(figures, ensure_ascii=False))
-    else:
-        _show_boundary(figures)
+    with figures.measuring(), steps("scenes", quiet=figures.as_json) as told:
+        document = bench_boundary(scenes, models, maps=maps or MAPS, progress=told, **options)
+    figures.give(document, _show_boundary)
 
 
 def _show_boundary(figures: dict[str, Any]) -> None:

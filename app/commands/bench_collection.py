@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import contextlib
-import json
 import sys
 from pathlib import Path
 from typing import Any
 
 import click
 
-from . import options as shared
+from .figures import Figures, keeps_figures
 
 
 @click.command()
@@ -24,35 +22,22 @@ from . import options as shared
     type=click.Path(exists=True, file_okay=False, path_type=Path),
     help="Where there is room for 2.5 kB a vector.  [default: the system's temporary folder]",
 )
-@click.option(
-    "--out", type=click.Path(dir_okay=False, path_type=Path), help="Also write the figures to this JSON file."
-)
-@shared.overwrite
-@shared.as_json
-def collection(out: Path | None, overwrite: bool, as_json: bool, **options: Any) -> None:
+@keeps_figures
+def collection(figures: Figures, **options: Any) -> None:
     """Time searches in a large collection against comparing every vector.
 
     Draws clustered vectors, fills a collection with them, and asks both the same, with filters and without: time of a
     search in the middle of all, and the share of the true ten nearest among the ten returned.
     """
-    from ...data.atomic import refuse_existing, write_text
     from ..bench_collection import bench_collection
-
-    if out is not None:
-        refuse_existing(out, overwrite=overwrite)
 
     def tell(line: str) -> None:
         if sys.stderr.isatty():
             click.echo(line, err=True)
 
-    with contextlib.redirect_stdout(sys.stderr):
-        figures = bench_collection(tell=tell, **options)
-    if out is not None:
-        write_text(out, json.dumps(figures, ensure_ascii=False, indent=1) + "\n", overwrite=overwrite)
-    if as_json:
-        click.echo(json.dumps(figures, ensure_ascii=False))
-    else:
-        click.echo(table(figures))
+    with figures.measuring():
+        measured = bench_collection(tell=tell, **options)
+    figures.give(measured, lambda document: click.echo(table(document)))
 
 
 def table(figures: dict[str, Any]) -> str:

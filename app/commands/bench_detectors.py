@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
 import click
 
-from . import options as shared
+from .figures import Figures, keeps_figures
 
 
 @click.group()
@@ -69,33 +68,32 @@ def train(
 @click.option("--ours", default="hieraedge-n", show_default=True, help="The model that others are compared with.")
 @click.option("--conf", default=0.25, show_default=True, type=click.FloatRange(0.05, 1), help="Threshold of counts.")
 @click.option("--draws", default=500, show_default=True, type=click.IntRange(10), help="Of the bootstrap.")
-@click.option("--out", required=True, type=click.Path(dir_okay=False, path_type=Path), help="JSON file.")
-@shared.overwrite
-def score(runs: Path, truths: tuple[str, ...], ours: str, conf: float, draws: int, out: Path, overwrite: bool) -> None:
+@keeps_figures(required=True)
+def score(runs: Path, truths: tuple[str, ...], ours: str, conf: float, draws: int, figures: Figures) -> None:
     """Score what the detectors in RUNS found, with intervals over images and differences on the same draws."""
-    from ...data.atomic import refuse_existing, write_text
     from ..bench_detectors.score import Truth, score_all
 
-    refuse_existing(out, overwrite=overwrite)
-    parsed = [Truth.parse(text) for text in truths]
-    document = score_all(runs, parsed, ours=ours, conf=conf, number=draws, told=lambda line: click.echo(line, err=True))
-    write_text(out, json.dumps(document, ensure_ascii=False, indent=1) + "\n", overwrite=overwrite)
+    def told(line: str) -> None:
+        click.echo(line, err=True)
+
+    with figures.measuring():
+        parsed = [Truth.parse(text) for text in truths]
+        document = score_all(runs, parsed, ours=ours, conf=conf, number=draws, told=told)
+    figures.give(document)
 
 
 @detectors.command()
 @click.option("--device", default="cpu", show_default=True, type=click.Choice(["cpu", "cuda"]))
 @click.option("--model", "models", multiple=True, help="Only this model; may be repeated.")
 @click.option("--threads", default=2, show_default=True, type=click.IntRange(1), help="On a CPU.")
-@click.option("--out", required=True, type=click.Path(dir_okay=False, path_type=Path), help="JSON file.")
-@shared.overwrite
-def latency(models: tuple[str, ...], out: Path, overwrite: bool, **options: Any) -> None:
+@keeps_figures(required=True)
+def latency(models: tuple[str, ...], figures: Figures, **options: Any) -> None:
     """Time the networks on an image of 640 px, all in one run."""
-    from ...data.atomic import refuse_existing, write_text
     from ..bench_detectors.latency import MODELS, measure_latency
 
-    refuse_existing(out, overwrite=overwrite)
-    document = measure_latency(models or MODELS, **options)
-    write_text(out, json.dumps(document, ensure_ascii=False, indent=1) + "\n", overwrite=overwrite)
+    with figures.measuring():
+        document = measure_latency(models or MODELS, **options)
+    figures.give(document)
 
 
 @detectors.command()

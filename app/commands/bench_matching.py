@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
-import sys
 from pathlib import Path
 
 import click
 
 from . import options as shared
+from .figures import Figures, keeps_figures
 
 
 @click.command()
@@ -36,10 +35,8 @@ from . import options as shared
     type=click.Path(dir_okay=False, path_type=Path),
     help="Page that --render fills.",
 )
-@click.option("--out", type=click.Path(dir_okay=False, path_type=Path), help="Also write the document to this file.")
-@shared.overwrite
 @shared.quiet
-@shared.as_json
+@keeps_figures
 def matching(
     pictures: Path | None,
     atlas: Path | None,
@@ -50,35 +47,30 @@ def matching(
     device: str,
     document: Path | None,
     page: Path,
-    out: Path | None,
-    overwrite: bool,
     quiet: bool,
-    as_json: bool,
+    figures: Figures,
 ) -> None:
     """Measure the encoder of grains beside what needs no grain, and the matcher's choices.
 
     PICTURES has train/TAXON and val/TAXON with pictures of single grains (POLLEN73S); ATLAS has pairs.csv with
     pictures and texts.
     """
-    from ...data.atomic import refuse_existing, write_text
     from ...errors import UsageError
     from ..matching_tables import read_figures, render, tables
 
     if document is not None:
         render(read_figures(document), page)
-        click.echo(json.dumps({"page": str(page)}) if as_json else str(page))
+        click.echo(json.dumps({"page": str(page)}) if figures.as_json else str(page))
         return
     if pictures is None or atlas is None:
         raise UsageError("expected PICTURES and ATLAS to measure with, or --render FILE")
-    if out is not None:
-        refuse_existing(out, overwrite=overwrite)
     from ..bench_matching import bench_matching, read_material
 
     def told(line: str) -> None:
         if not quiet:
             click.echo(line, err=True)
 
-    with contextlib.redirect_stdout(sys.stderr):
+    with figures.measuring():
         material = read_material(
             pictures,
             atlas,
@@ -87,7 +79,5 @@ def matching(
             device=device,
             on_picture=lambda done, of: told(f"{done} of {of} pictures"),
         )
-        figures = bench_matching(material, seeds=seeds, steps=steps, on_row=told)
-    if out is not None:
-        write_text(out, json.dumps(figures, ensure_ascii=False, indent=1) + "\n", overwrite=overwrite)
-    click.echo(json.dumps(figures, ensure_ascii=False) if as_json else tables(figures))
+        measured = bench_matching(material, seeds=seeds, steps=steps, on_row=told)
+    figures.give(measured, lambda document: click.echo(tables(document)))

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import contextlib
-import json
-import sys
 from pathlib import Path
 
 import click
 
 from . import options as shared
+from .figures import Figures, keeps_figures
 
 
 @click.command()
@@ -21,10 +19,8 @@ from . import options as shared
 @click.option("--queries", default="test", show_default=True, help="Split whose grains are looked up.")
 @click.option("--grey", is_flag=True, help="Take the colour off the scenes first.")
 @shared.device
-@click.option("--out", type=click.Path(dir_okay=False, path_type=Path), help="Also write the document to this file.")
-@shared.overwrite
 @shared.quiet
-@shared.as_json
+@keeps_figures
 def regions(
     scenes: Path,
     regions: str,
@@ -34,28 +30,22 @@ def regions(
     queries: str,
     grey: bool,
     device: str,
-    out: Path | None,
-    overwrite: bool,
     quiet: bool,
-    as_json: bool,
+    figures: Figures,
 ) -> None:
     """Look up grains of SCENES, which palyno compose wrote, by regions of the pass that found them, and by crops.
 
     Shows of how many the nearest known grain is of their taxon, and what either costs a grain.
     """
-    from ...data.atomic import refuse_existing, write_text
     from ...retrieval.encoders.image import ImageEncoder, RegionEncoder
     from ..bench_regions import bench_regions, tables
-
-    if out is not None:
-        refuse_existing(out, overwrite=overwrite)
 
     def told(line: str) -> None:
         if not quiet:
             click.echo(line, err=True)
 
-    with contextlib.redirect_stdout(sys.stderr):
-        document = bench_regions(
+    with figures.measuring():
+        measured = bench_regions(
             scenes,
             RegionEncoder(regions, detector=model, device=device),
             ImageEncoder(crops, device=device),
@@ -64,6 +54,4 @@ def regions(
             grey=grey,
             on_scene=told,
         )
-    if out is not None:
-        write_text(out, json.dumps(document, ensure_ascii=False, indent=1) + "\n", overwrite=overwrite)
-    click.echo(json.dumps(document, ensure_ascii=False) if as_json else tables(document))
+    figures.give(measured, lambda document: click.echo(tables(document)))
