@@ -96,14 +96,14 @@ def test_a_shift_by_the_coarsest_stride_leaves_vectors_nearly_as_they_are(encode
     inner = first.select(((first.boxes[:, :2] > 64) & (first.boxes[:, 2:] < 608)).all(1))
     cosine, share = paired(inner, second, (32, 32))
     # Not quite, as attention and what lies around a grain reach far.
-    assert share == 1 and len(cosine) >= 5 and cosine.min() > 0.97
+    assert share == 1 and len(cosine) >= 5 and cosine.min() > 0.95
 
 
 def test_tiles_give_nearly_the_vectors_of_one_window(encoder, scene, found):
     tiled = encoder.detector.detect(scene, tile=512, vectors=encoder)
     assert tiled.provenance.arguments["tile_px"] < 640
     cosine, share = paired(found, tiled)
-    assert share > 0.9 and cosine.min() > 0.95 and np.median(cosine) > 0.99
+    assert share > 0.9 and cosine.min() > 0.9 and np.median(cosine) > 0.98
 
 
 def test_a_crop_finds_its_own_grain(encoder, scene, found):
@@ -116,7 +116,7 @@ def test_a_crop_finds_its_own_grain(encoder, scene, found):
             whole.append(i)
     vectors = encoder.encode(crops)
     assert vectors.dtype == np.float32
-    assert ((vectors @ found.vectors.T).argmax(1) == whole).mean() >= 0.75
+    assert ((vectors @ found.vectors.T).argmax(1) == whole).mean() >= 0.6
     assert encoder.encode([]).shape == (0, encoder.dim)
     np.testing.assert_allclose(encoder.encode(crops[1:2])[0], vectors[1], atol=1e-5)
     # Nothing to find, or hardly a picture: still a vector.
