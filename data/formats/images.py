@@ -8,6 +8,7 @@ microscope, and is never taken as a scale.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO
 
@@ -15,7 +16,7 @@ import numpy as np
 from PIL import BmpImagePlugin, GifImagePlugin, Image, JpegImagePlugin, PngImagePlugin, WebPImagePlugin
 from PIL.Jpeg2KImagePlugin import Jpeg2KImageFile
 
-from ...errors import SlideError
+from ...errors import PalynoError, SlideError
 from .limits import check_claim, stream_size
 from .raster import Raster
 
@@ -38,6 +39,8 @@ _FIRST_BYTES = {
     b"\x00\x00\x00\x0cjP  \r\n\x87\n": "JPEG 2000",
     b"\xff\x4f\xff\x51": "JPEG 2000",
 }
+# Nothing is last in the other formats, or what is stands in their header.
+_LAST_BYTES = {"JPEG": b"\xff\xd9", "GIF": b";"}
 _ORIENTATION = 0x0112
 # Pillow modes that are arrays of samples as they stand; the others are converted.
 _SAMPLES = {"L", "LA", "RGB", "RGBA", "I", "F", "I;16", "I;16L", "I;16B", "I;16N"}
@@ -58,7 +61,7 @@ def open_image(path: Path, kind: str) -> Raster:
         kind: What `image_format` said.
 
     Raises:
-        SlideError: A size that cannot be true, or a PNG that was cut short.
+        SlideError: A size that cannot be true, or a PNG, JPEG or GIF that was cut short.
         Exception: Whatever Pillow raises at a damaged header.
     """
     nbytes = path.stat().st_size
@@ -75,7 +78,7 @@ def open_image(path: Path, kind: str) -> Raster:
         with path.open("rb") as file:
             claim = stream_size(file.read(2**16))
         deep = claim is not None and claim[2] > 8
-    with _PLUGINS[kind](path) as image:
+    with _whole(path, kind), _PLUGINS[kind](path) as image:
         check_claim(*image.size, nbytes, at_once=True)
         tags = image.getexif() if kind != "PNG" else Image.Exif()
         if exif:
@@ -93,13 +96,35 @@ def open_image(path: Path, kind: str) -> Raster:
             samples = codec(path.read_bytes())
             samples = samples[..., None] if samples.ndim == 2 else samples
             return samples, samples.shape[2] in (2, 4)
-        with _PLUGINS[kind](path) as image:
+        with _whole(path, kind), _PLUGINS[kind](path) as image:
             check_claim(*image.size, nbytes, at_once=True)
             return _samples(image)
 
     notes = ("an animation: its first frame is read",) if animated else ()
     turned = orientation if orientation in range(1, 9) else 1
     return Raster(decode, size, format=kind, orientation=turned, notes=notes)
+
+
+@contextmanager
+def _whole(path: Path, kind: str) -> Iterator[None]:
+    """Says of a file that cannot be decoded and lacks its format's last bytes that it was cut short.
+
+    Not before it is decoded: many readable files lack them, or go on behind them.
+    """
+    try:
+        yield
+    except PalynoError:
+        raise
+    except Exception as error:
+        last, nbytes = _LAST_BYTES.get(kind, b""), path.stat().st_size
+        with path.open("rb") as file:
+            file.seek(max(0, nbytes - len(last)))
+            if file.read() == last:
+                raise
+        raise SlideError(
+            f"expected a whole {kind}, got one that breaks off after {nbytes:,} bytes, before its end; copy or export "
+            "it again"
+        ) from error
 
 
 def raster_from_pillow(image: Image.Image) -> Raster:

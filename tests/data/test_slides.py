@@ -389,6 +389,36 @@ def test_a_truncated_file_is_refused_and_never_grey(tmp_path, name, share):
         whole(slide)
 
 
+@pytest.mark.parametrize(("name", "share"), [("a.jpg", 0.001), ("a.jpg", 0.5), ("a.gif", 0.7)])
+def test_a_file_cut_short_is_told_in_ones_own_words(tmp_path, name, share):
+    path = tmp_path / name
+    Image.fromarray(RGB).save(path)
+    data = path.read_bytes()[: max(30, int(path.stat().st_size * share))]
+    path.write_bytes(data)
+    kind = {"a.jpg": "JPEG", "a.gif": "GIF"}[name]
+    says = rf"^{name}: expected a whole {kind}, got one that breaks off after {len(data):,} bytes.*; copy or export it"
+    with pytest.raises(SlideError, match=says) as told, open_slide(path) as slide:
+        whole(slide)
+    assert "Error" not in str(told.value) and "runcated" not in str(told.value)
+
+
+def test_a_jpeg_with_bytes_behind_its_end_is_read(tmp_path):
+    path = tmp_path / "a.jpg"
+    Image.fromarray(RGB).save(path)
+    with open_slide(path) as slide:
+        expected = whole(slide)
+    path.write_bytes(path.read_bytes() + b"what a camera added")
+    with open_slide(path) as slide:
+        np.testing.assert_array_equal(whole(slide), expected)
+
+
+def test_a_damaged_jpeg_that_has_its_end_is_not_called_short(tmp_path):
+    path = tmp_path / "a.jpg"
+    path.write_bytes(b"\xff\xd8\xff\xd9")
+    with pytest.raises(SlideError, match="damaged or cut short"):
+        open_slide(path)
+
+
 def png_that_claims(width, height, data=b""):
     def chunk(name, body):
         return struct.pack(">I", len(body)) + name + body + struct.pack(">I", zlib.crc32(name + body))
