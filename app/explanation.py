@@ -10,9 +10,9 @@ import cv2
 import numpy as np
 from PIL import Image, ImageDraw
 
+from ..data.palette import RGB, colours
 from ..vision.explain import Attribution, Explanation
 from .legend import _fit, _scale_bar, _style, font
-from .palette import RGB, colours
 
 __all__ = ["draw", "heat", "png"]
 

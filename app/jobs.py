@@ -164,7 +164,9 @@ class _Job:
             if not self.readings:
                 self._write_run(self._report((), finished=False))
                 reasons = "; ".join(f"{report.slide}: {report.reason}" for report in self.reports.values())
-                raise NothingToDoError(f"none of the {len(self.reports)} inputs could be read: {reasons}")
+                several = f"none of the {len(self.reports)} inputs could be read"
+                one = "the only input could not be read"
+                raise NothingToDoError(f"{several if len(self.reports) > 1 else one}: {reasons}")
             if self.options.overlays:
                 self._draw_overlays()
             self.progress.finish()
@@ -238,7 +240,7 @@ class _Job:
 
     def _draw_overlays(self) -> None:
         """Draws every slide that was read, unless its overlay is there; colours are shared by all slides."""
-        from .palette import colours
+        from ..data.palette import colours
 
         palette = colours(taxon for report in self.reports.values() for taxon in report.taxa)
         for index, (name, reading) in enumerate(self.readings.items()):

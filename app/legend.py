@@ -12,8 +12,8 @@ from pathlib import Path
 from PIL import Image, ImageDraw, ImageFont
 
 from ..data.counts import Tally
+from ..data.palette import RGB
 from ..vision.results import SlideResult
-from .palette import RGB
 
 __all__ = ["Legend", "font"]
 

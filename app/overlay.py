@@ -10,11 +10,11 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageDraw
 
+from ..data.palette import RGB, colours
 from ..data.slides import Slide, slide_from
 from ..errors import SlideError
 from ..vision.results import SlideResult
 from .legend import MOST_WITH_PICTURES, Legend, font
-from .palette import RGB, colours
 
 __all__ = ["draw", "jpeg"]
 

@@ -52,6 +52,7 @@ def convert(
     from ...data.annotations.parquet import read_parquet
     from ...data.annotations.voc import read_voc, write_voc
     from ...data.annotations.yolo import read_yolo, write_yolo
+    from ...data.palette import colours
     from ...data.training_set import read_split_lists, write_training_set
     from ...errors import AnnotationError, UsageError
 
@@ -66,8 +67,9 @@ def convert(
 
     def write_geojsons(images: Sequence[LabelledImage], folder: Path, *, overwrite: bool) -> None:
         stems = slide_stems(image.image for image in images)
+        palette = colours(label for image in images for label in image.labels)
         for image in images:
-            write_geojson(image, folder / f"{stems[image.image]}.geojson", overwrite=overwrite)
+            write_geojson(image, folder / f"{stems[image.image]}.geojson", palette=palette, overwrite=overwrite)
 
     readers: dict[str, Callable[[Path], list[LabelledImage]]] = {
         "yolo": read_yolo,

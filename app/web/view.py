@@ -12,8 +12,8 @@ import numpy as np
 
 from ... import __version__
 from ...data.counts import Tally, tally
+from ...data.palette import RGB, colours
 from ...vision.results import SlideResult
-from ..palette import RGB, colours
 from .session import LOWEST, Reading, Session, Step
 
 if TYPE_CHECKING:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,7 @@ def write_coco(
     path: str | Path,
     *,
     categories: Sequence[str] | None = None,
+    provenance: Sequence[Mapping[str, Any]] = (),
     overwrite: bool = False,
 ) -> Path:
     """Writes images and their boxes.
@@ -30,6 +31,7 @@ def write_coco(
         images: Images with different names, as the name is what ties an image to its `image_id`.
         path: The file.
         categories: Names in the order of their ids; None takes the names that occur, sorted.
+        provenance: Where detections come from (model, sha256, version, arguments), for `provenance` in `info`.
         overwrite: Replace a file that is there.
 
     Returns:
@@ -68,7 +70,7 @@ def write_coco(
                 annotation["grain_id"] = image.ids[i]
             annotations.append(annotation)
     document = {
-        "info": {"description": "Pollen grains"},
+        "info": {"description": "Pollen grains"} | ({"provenance": list(provenance)} if provenance else {}),
         "licenses": [],
         "images": [
             {"id": i, "file_name": image.image, "width": image.width, "height": image.height}
@@ -77,7 +79,9 @@ def write_coco(
         "annotations": annotations,
         "categories": [{"id": i, "name": name, "supercategory": "grain"} for name, i in category_ids.items()],
     }
-    return write_text(path, json.dumps(document, ensure_ascii=False, allow_nan=False) + "\n", overwrite=overwrite)
+    return write_text(
+        path, json.dumps(document, ensure_ascii=False, allow_nan=False, default=str) + "\n", overwrite=overwrite
+    )
 
 
 def read_coco(path: str | Path) -> list[LabelledImage]:

@@ -28,6 +28,7 @@ __all__ = [
     "COUNT_COLUMNS",
     "GRAIN_COLUMNS",
     "NO_TAXON",
+    "NUMBER_COLUMNS",
     "boxes_of",
     "count_rows",
     "grain_rows",
@@ -54,6 +55,7 @@ GRAIN_COLUMNS = (
     "rank",
     "candidates",
 )
+NUMBER_COLUMNS = ("x1", "y1", "x2", "y2", "confidence", "width_um", "height_um")
 COUNT_COLUMNS = ("slide", "taxon", "n", "sum", "percent", "low", "high", "level", "method")
 
 # A slide that was read and holds no grain has one row of counts, so that it is not taken for one that was never read.

@@ -8,8 +8,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterator
-from hashlib import sha256
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 from uuid import NAMESPACE_URL, uuid5
@@ -18,27 +17,26 @@ import numpy as np
 
 from ...errors import UsageError
 from ..atomic import write_text
+from ..palette import RGB, colours
 from . import LabelledImage
 from .reading import Box, Row, box, expecting, labelled, read_json, size
 
-__all__ = ["read_geojson", "taxon_colour", "write_geojson"]
+__all__ = ["read_geojson", "write_geojson"]
 
 
-def taxon_colour(name: str) -> tuple[int, int, int]:
-    """A colour (red, green, blue; 0 to 255) that is the same for a name in every file."""
-    from colorsys import hsv_to_rgb
-
-    digest = sha256(name.encode("utf-8", "surrogatepass")).digest()
-    red, green, blue = hsv_to_rgb(int.from_bytes(digest[:2], "big") / 65536, 0.6 + digest[2] / 640, 0.95)
-    return round(255 * red), round(255 * green), round(255 * blue)
-
-
-def write_geojson(image: LabelledImage, path: str | Path, *, overwrite: bool = False) -> Path:
+def write_geojson(
+    image: LabelledImage,
+    path: str | Path,
+    *,
+    palette: Mapping[str, RGB] | None = None,
+    overwrite: bool = False,
+) -> Path:
     """Writes the grains of one slide.
 
     Args:
         image: The slide.
         path: The file.
+        palette: Colour of each taxon, to keep colours over several slides; made from the slide's taxa if None.
         overwrite: Replace a file that is there.
 
     Returns:
@@ -47,15 +45,16 @@ def write_geojson(image: LabelledImage, path: str | Path, *, overwrite: bool = F
     Raises:
         UsageError: The file is there.
     """
+    palette = palette or colours(image.labels)
     document = {
         "type": "FeatureCollection",
         "slide": {"image": image.image, "width": image.width, "height": image.height},
-        "features": list(_features(image)),
+        "features": list(_features(image, palette)),
     }
     return write_text(path, json.dumps(document, ensure_ascii=False, allow_nan=False) + "\n", overwrite=overwrite)
 
 
-def _features(image: LabelledImage) -> Iterator[dict[str, Any]]:
+def _features(image: LabelledImage, palette: Mapping[str, RGB]) -> Iterator[dict[str, Any]]:
     columns = dict(image.measurements)
     if image.confidence is not None:
         columns = {"confidence": image.confidence, **columns}
@@ -71,7 +70,7 @@ def _features(image: LabelledImage) -> Iterator[dict[str, Any]]:
             "properties": {
                 "objectType": "detection",
                 "name": grain_id,
-                "classification": {"name": image.labels[i], "color": list(taxon_colour(image.labels[i]))},
+                "classification": {"name": image.labels[i], "color": list(palette[image.labels[i]])},
                 "measurements": {name: value for name, value in values.items() if math.isfinite(value)},
             },
         }

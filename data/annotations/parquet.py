@@ -16,19 +16,24 @@ from typing import TYPE_CHECKING, Any
 from ...errors import AnnotationError
 from ..atomic import replacing
 from . import LabelledImage
-from .csv import GRAIN_COLUMNS, boxes_of, grain_rows
+from .csv import GRAIN_COLUMNS, NUMBER_COLUMNS, boxes_of, grain_rows
 from .reading import expecting, size
 
 if TYPE_CHECKING:
     from ...vision.results import SlideResult
 
-__all__ = ["SCHEMA", "open_parquet", "read_parquet", "write_parquet"]
+__all__ = ["SCHEMA", "open_parquet", "read_parquet", "source_of", "write_parquet"]
 
 # Raised when a column changes its name, type or meaning; a further column does not raise it.
 SCHEMA = 1
 
-_NUMBERS = ("x1", "y1", "x2", "y2", "confidence", "width_um", "height_um")
 _GROUP_ROWS = 65536
+
+
+def source_of(result: SlideResult) -> dict[str, Any]:
+    """Model, sha256, version and arguments that a result was made with, as JSON holds them."""
+    made = result.provenance
+    return {"model": made.model, "sha256": made.sha256, "version": made.version, "arguments": dict(made.arguments)}
 
 
 @contextmanager
@@ -48,20 +53,15 @@ def open_parquet(path: str | Path, *, overwrite: bool = False) -> Iterator[Calla
     import pyarrow as pa
     from pyarrow import parquet
 
-    schema = pa.schema([(column, pa.float32() if column in _NUMBERS else pa.string()) for column in GRAIN_COLUMNS])
+    schema = pa.schema(
+        [(column, pa.float32() if column in NUMBER_COLUMNS else pa.string()) for column in GRAIN_COLUMNS]
+    )
     rows: list[dict[str, Any]] = []
     slides: list[dict[str, Any]] = []
     provenance: list[dict[str, Any]] = []
 
     def add(result: SlideResult) -> None:
-        made = result.provenance
-        source = {
-            "model": made.model,
-            "sha256": made.sha256,
-            "version": made.version,
-            "arguments": dict(made.arguments),
-        }
-        if source not in provenance:
+        if (source := source_of(result)) not in provenance:
             provenance.append(source)
         slide = {"slide": result.slide, "width": result.width, "height": result.height}
         slides.append({**slide, "um_per_px": result.um_per_px, "grains": len(result)})

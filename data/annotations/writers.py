@@ -10,13 +10,14 @@ from typing import TYPE_CHECKING, Any
 
 from ...errors import UsageError
 from ..atomic import refuse_existing
+from ..palette import colours
 from . import LabelledImage
 from .coco import write_coco
 from .csv import open_counts, open_grains
 from .geojson import write_geojson
 from .labelstudio import write_labelstudio
 from .names import slide_stem, slide_stems
-from .parquet import open_parquet
+from .parquet import open_parquet, source_of
 from .yolo import write_yolo
 
 if TYPE_CHECKING:
@@ -26,6 +27,7 @@ __all__ = ["FORMATS", "slide_stem", "slide_stems", "write_results"]
 
 Images = list[LabelledImage]
 Stems = Mapping[str, str]
+Sources = list[dict[str, Any]]
 
 FORMATS = ("csv", "parquet", "coco", "geojson", "labelstudio", "yolo")
 
@@ -73,8 +75,9 @@ def write_results(
     for name in documents:
         _refuse_results(out / _DOCUMENTS[name][0], overwrite)
     written: dict[str, list[Path]] = {}
-    slides: dict[str, str] = {}
+    slides: dict[str, None] = {}
     images: Images = []
+    sources: Sources = []
     with ExitStack() as stack:
         adders: list[Callable[[SlideResult], None]] = []
         for name in formats:
@@ -84,15 +87,16 @@ def write_results(
         for result in results:
             if result.slide in slides:
                 raise UsageError(f"slide {result.slide!r} is there twice: give paths that tell them apart")
-            slides[result.slide] = result.provenance.model
+            slides[result.slide] = None
             for add in adders:
                 add(result)
             if documents:
                 images.append(result.to_annotations())
-        models = ", ".join(sorted(set(slides.values())))
+                if (source := source_of(result)) not in sources:
+                    sources.append(source)
         for name in documents:
             target, write = _DOCUMENTS[name]
-            written[name] = write(images, out / target, stems or slide_stems(slides), models, overwrite)
+            written[name] = write(images, out / target, stems or slide_stems(slides), sources, overwrite)
     return [path for name in formats for path in written[name]]
 
 
@@ -103,23 +107,27 @@ def _refuse_results(path: Path, overwrite: bool) -> None:
             refuse_existing(file, overwrite=overwrite)
 
 
-def _coco(images: Images, path: Path, stems: Stems, models: str, overwrite: bool) -> list[Path]:
-    return [write_coco(images, path, overwrite=overwrite)]
+def _coco(images: Images, path: Path, stems: Stems, sources: Sources, overwrite: bool) -> list[Path]:
+    return [write_coco(images, path, provenance=sources, overwrite=overwrite)]
 
 
-def _geojson(images: Images, folder: Path, stems: Stems, models: str, overwrite: bool) -> list[Path]:
-    return [write_geojson(i, folder / f"{stems[i.image]}.geojson", overwrite=overwrite) for i in images]
+def _geojson(images: Images, folder: Path, stems: Stems, sources: Sources, overwrite: bool) -> list[Path]:
+    palette = colours(label for image in images for label in image.labels)
+    return [
+        write_geojson(i, folder / f"{stems[i.image]}.geojson", palette=palette, overwrite=overwrite) for i in images
+    ]
 
 
-def _labelstudio(images: Images, path: Path, stems: Stems, models: str, overwrite: bool) -> list[Path]:
+def _labelstudio(images: Images, path: Path, stems: Stems, sources: Sources, overwrite: bool) -> list[Path]:
+    models = ", ".join(sorted({source["model"] for source in sources}))
     return [write_labelstudio(images, path, model_version=models or "palyno", overwrite=overwrite)]
 
 
-def _yolo(images: Images, folder: Path, stems: Stems, models: str, overwrite: bool) -> list[Path]:
+def _yolo(images: Images, folder: Path, stems: Stems, sources: Sources, overwrite: bool) -> list[Path]:
     return write_yolo(images, folder, stems=stems, overwrite=overwrite)
 
 
-_DOCUMENTS: dict[str, tuple[str, Callable[[Images, Path, Stems, str, bool], list[Path]]]] = {
+_DOCUMENTS: dict[str, tuple[str, Callable[[Images, Path, Stems, Sources, bool], list[Path]]]] = {
     "coco": ("coco.json", _coco),
     "geojson": ("geojson", _geojson),
     "labelstudio": ("labelstudio.json", _labelstudio),

@@ -23,6 +23,11 @@ __all__ = ["label_lines", "read_boxes", "read_label_file", "read_yolo", "write_y
 
 # Shares may stick out of the image by this much, as they do when rounded or drawn by hand; more is not a share.
 _SLACK = 0.01
+_HOW_TO_TRAIN = """\
+# Labels without pictures. To train on them, put each picture into images/ under the stem of its labels and add:
+# train: images
+# val: images
+"""
 _PICTURES = (".bmp", ".jp2", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")
 
 
@@ -36,9 +41,9 @@ def write_yolo(
 ) -> list[Path]:
     """Writes `labels/STEM.txt` for each image, and `data.yaml`.
 
-    The pictures stay where they are; put them into `images/` under the stem of their labels to train on them. `slides`
-    in `data.yaml` says which image each stem stands for and its size, so that the labels can be read back without
-    pictures.
+    The pictures stay where they are. To train on them, put them into `images/` under the stem of their labels and say
+    so in `data.yaml`, which names splits only where that folder is there already. Its `slides` say which image each
+    stem stands for and its size, so that the labels can be read back without pictures.
 
     Args:
         images: The images.
@@ -63,8 +68,11 @@ def write_yolo(
     paths.append(folder / "data.yaml")
     texts = [label_lines(image, categories) for image in images]
     slides = {stems[i.image]: {"image": i.image, "width": i.width, "height": i.height} for i in images}
-    document = {"train": "images", "val": "images", "names": dict(enumerate(categories)), "slides": slides}
-    texts.append(yaml.safe_dump(document, allow_unicode=True, sort_keys=False, width=1000))
+    there = (folder / "images").is_dir()
+    splits = {"train": "images", "val": "images"} if there else {}
+    document = {**splits, "names": dict(enumerate(categories)), "slides": slides}
+    text = yaml.safe_dump(document, allow_unicode=True, sort_keys=False, width=1000)
+    texts.append(text if there else _HOW_TO_TRAIN + text)
     for path in paths:
         refuse_existing(path, overwrite=overwrite)
     for path, text in zip(paths, texts, strict=True):
@@ -133,7 +141,7 @@ def read_yolo(
                 path = _resolve(root, _text(entry))
                 if path.exists() or not document.get("slides"):
                     pictures.update(dict.fromkeys(_find_pictures(path, root)))
-    if not splits:
+    if not splits and not document.get("slides"):
         raise AnnotationError(f"{config}: expected folders of pictures under train, val or test, got none of them")
     if not pictures and document.get("slides"):
         return _read_slides(document["slides"], config, listed)

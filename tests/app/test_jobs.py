@@ -72,6 +72,24 @@ def test_run_json_tells_what_was_done(job, slides, tmp_path):
     assert all((tmp_path / "out" / file).is_file() for file in run["files"])
 
 
+def test_geojson_has_the_colours_of_the_overlays(job, slides, tmp_path, monkeypatch):
+    from palyno.app import overlay
+
+    drawn, real = {}, overlay.draw
+
+    def draw(result, *rest, palette):
+        drawn[result.slide] = {taxon: palette[taxon] for taxon in result.taxa}
+        return real(result, *rest, palette=palette)
+
+    monkeypatch.setattr(overlay, "draw", draw)
+    job(slides, formats=("geojson",))
+    for file in (tmp_path / "out" / "geojson").iterdir():
+        document = json.loads(file.read_text())
+        told = [feature["properties"]["classification"] for feature in document["features"]]
+        assert {one["name"]: tuple(one["color"]) for one in told} == drawn.pop(document["slide"]["image"])
+    assert not drawn
+
+
 def test_the_same_slides_give_the_same_bytes(job, written, slides, tmp_path):
     for out in ("one", "two"):
         job(slides, tmp_path / out)
@@ -288,8 +306,11 @@ def test_on_error_stop_keeps_what_was_read(job, fake, slides, tmp_path):
 def test_nothing_read_is_an_error_that_does_not_block_the_folder(job, slides, tmp_path):
     bad = tmp_path / "bad.jpg"
     bad.write_text("no image")
-    with pytest.raises(NothingToDoError, match=r"bad\.jpg"):
+    with pytest.raises(NothingToDoError, match=r"^the only input could not be read: bad\.jpg: expected"):
         job(bad)
+    (tmp_path / "worse.jpg").write_bytes(b"")
+    with pytest.raises(NothingToDoError, match=r"^none of the 2 inputs could be read: bad\.jpg"):
+        job([bad, tmp_path / "worse.jpg"], tmp_path / "both")
     assert json.loads((tmp_path / "out" / "run.json").read_text())["finished"] is False
     assert job(slides).exit_code == 0
 

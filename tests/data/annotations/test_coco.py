@@ -49,6 +49,11 @@ def test_ids_start_at_1_and_name_their_image(truth, tmp_path):
     assert all(a["iscrowd"] == 0 and a["area"] > 0 and a["image_id"] == 1 for a in document["annotations"])
 
 
+def test_boxes_drawn_by_a_person_come_from_no_model(truth, tmp_path):
+    document = json.loads(write_coco(truth, tmp_path / "a.json").read_text())
+    assert document["info"] == {"description": "Pollen grains"}
+
+
 def test_categories_keep_the_order_given(truth, tmp_path):
     names = ["unknown", "Zea mays", "Poaceae >40 µm", "Isoëtes", "Oryza"]
     document = json.loads(write_coco(truth, tmp_path / "a.json", categories=names).read_text())

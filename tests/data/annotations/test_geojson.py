@@ -6,7 +6,8 @@ from uuid import UUID
 import numpy as np
 import pytest
 from palyno.data.annotations import LabelledImage
-from palyno.data.annotations.geojson import read_geojson, taxon_colour, write_geojson
+from palyno.data.annotations.geojson import read_geojson, write_geojson
+from palyno.data.palette import colours
 from palyno.errors import AnnotationError, UsageError
 from shapely.geometry import shape
 
@@ -58,10 +59,15 @@ def test_numbers_that_json_cannot_hold_are_left_out(tmp_path):
     assert "NaN" not in text and json.loads(text)["features"][0]["properties"]["measurements"] == {}
 
 
-def test_a_taxon_has_one_colour():
-    names = ["Oryza", "Alnus", "Betula", "Corylus", "unknown", "Isoëtes"]
-    assert len({taxon_colour(name) for name in names}) == len(names)
-    assert taxon_colour("Oryza") == taxon_colour("Oryza")
+def test_colours_are_the_palettes_or_those_given(detections, tmp_path):
+    def told(name, **options):
+        document = json.loads(write_geojson(detections[0], tmp_path / name, **options).read_text())
+        classes = [feature["properties"]["classification"] for feature in document["features"]]
+        return {one["name"]: tuple(one["color"]) for one in classes}
+
+    assert told("own") == colours(detections[0].labels)
+    given = {name: (i, 0, 255) for i, name in enumerate(sorted(set(detections[0].labels)))}
+    assert told("given", palette=given) == given
 
 
 def feature(**change):

@@ -53,7 +53,12 @@ def test_rows_say_what_the_grains_say(results):
 
 def test_a_data_frame_has_the_columns_also_without_grains(results):
     for result in results:
-        assert list(result.to_dataframe()) == list(GRAIN_COLUMNS)
+        frame = result.to_dataframe()
+        assert list(frame) == list(GRAIN_COLUMNS)
+        numbers = ["x1", "y1", "x2", "y2", "confidence", "width_um", "height_um"]
+        assert {str(kind) for kind in frame[numbers].dtypes} == {"float64"}
+        assert frame["width_um"].isna().to_numpy().all() == (result.um_per_px is None or not len(result))
+        np.testing.assert_array_equal(frame[numbers[:4]].to_numpy(np.float32), result.boxes)
 
 
 def test_the_columns_are_the_promised_ones_in_order(results, tmp_path):

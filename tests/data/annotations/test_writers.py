@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 from dataclasses import replace
@@ -11,6 +12,7 @@ from palyno.data.annotations.labelstudio import read_labelstudio
 from palyno.data.annotations.parquet import read_parquet
 from palyno.data.annotations.writers import FORMATS, slide_stems, write_results
 from palyno.data.annotations.yolo import read_yolo
+from palyno.data.palette import colours
 from palyno.errors import UsageError
 
 
@@ -44,6 +46,29 @@ def test_all_formats_tell_the_same_grains(results, same, tmp_path):
     same(read_yolo(tmp_path / "yolo"), expected, px=0.01, ids=False)
     stems = slide_stems(result.slide for result in results)
     same([read_geojson(tmp_path / "geojson" / f"{stem}.geojson") for stem in stems.values()], expected, px=0.01)
+
+
+def test_a_taxon_has_one_colour_on_all_slides(results, tmp_path):
+    write_results(results, tmp_path, ("geojson",))
+    palette = colours(taxon for result in results for taxon in result.taxa)
+    seen = set()
+    for path in (tmp_path / "geojson").iterdir():
+        for feature in json.loads(path.read_text(encoding="utf-8"))["features"]:
+            told = feature["properties"]["classification"]
+            seen.add(told["name"])
+            assert tuple(told["color"]) == palette[told["name"]]
+    assert seen == set(palette)
+
+
+def test_coco_says_where_the_grains_come_from(results, tmp_path):
+    other = replace(results[1].provenance, model="other", sha256="cd" * 32)
+    write_results([results[0], replace(results[1], provenance=other), results[2]], tmp_path, ("coco",))
+    info = json.loads((tmp_path / "coco.json").read_text(encoding="utf-8"))["info"]
+    assert [(one["model"], one["sha256"]) for one in info["provenance"]] == [
+        ("hieraedge-n", "ab" * 32),
+        ("other", "cd" * 32),
+    ]
+    assert info["provenance"][0]["arguments"] == {"conf": 0.25, "imgsz": 640}
 
 
 def test_the_same_results_are_the_same_bytes(results, tmp_path):

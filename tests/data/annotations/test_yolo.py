@@ -21,10 +21,30 @@ def test_what_is_written_is_read_back(kind, request, same, tmp_path):
     same(read_yolo(tmp_path), images, px=0.01, ids=False)
 
 
+def test_data_yaml_names_no_folder_that_is_not_there(detections, same, tmp_path):
+    write_yolo(detections, tmp_path / "set")
+    text = (tmp_path / "set" / "data.yaml").read_text()
+    document = yaml.safe_load(text)
+    assert document.keys() == {"names", "slides"}
+    same(read_yolo(tmp_path / "set"), detections, px=0.01, ids=False)
+    with pytest.raises(UsageError, match="no split 'train': expected one of none"):
+        read_yolo(tmp_path / "set", split="train")
+    # What its head says to do, done: the pictures beside the labels, and two lines.
+    (tmp_path / "set" / "images").mkdir()
+    for stem, slide in document["slides"].items():
+        Image.new("L", (slide["width"], slide["height"])).save(tmp_path / "set" / "images" / f"{stem}.png")
+    wanted = [line.removeprefix("# ") for line in text.splitlines() if line.startswith(("# train", "# val"))]
+    (tmp_path / "set" / "data.yaml").write_text("\n".join([*wanted, text]))
+    found = read_yolo(tmp_path / "set", split="val")
+    assert [image.labels for image in found] == [image.labels for image in detections]
+    assert write_yolo(detections, tmp_path / "set", overwrite=True)
+    assert yaml.safe_load((tmp_path / "set" / "data.yaml").read_text())["train"] == "images"
+
+
 def dataset(folder, images, **config):
     """A data set on disk: pictures of one colour with the labels of `images`."""
+    (folder / "images").mkdir(parents=True)
     write_yolo(images, folder)
-    (folder / "images").mkdir()
     for image in images:
         stem = image.image.rpartition("/")[2].rpartition(".")[0]
         Image.new("L", (image.width, image.height)).save(folder / "images" / f"{stem}.png")
