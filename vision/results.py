@@ -241,12 +241,13 @@ class SlideResult:
         )
 
     def to_dataframe(self) -> pd.DataFrame:
-        """One row a grain, with the columns of `grains.csv`."""
+        """One row a grain, with the columns of `grains.csv`; a size that is not known is NaN."""
         import pandas as pd
 
-        from ..data.annotations.csv import GRAIN_COLUMNS, grain_rows
+        from ..data.annotations.csv import GRAIN_COLUMNS, NUMBER_COLUMNS, grain_rows
 
-        return pd.DataFrame(grain_rows(self), columns=GRAIN_COLUMNS)
+        frame = pd.DataFrame(grain_rows(self), columns=GRAIN_COLUMNS)
+        return frame.astype(dict.fromkeys(NUMBER_COLUMNS, float))
 
     def to_supervision(self) -> sv.Detections:
         """The boxes as `supervision.Detections`, with names in `data["class_name"]`."""
