@@ -3,26 +3,15 @@
     detector = palyno.load("hieraedge-n")
     result = detector.detect("slide.tif", conf=0.25)
 
-A slide is read in tiles as `palyno.vision.tiles` says; nothing of it is scaled to fit the network. Whatever could make
-the count wrong without notice is noticed and, where it can be, put right:
-
-- A network that can return only so many boxes: a tile that is full is read again in tiles of half the side.
-- A grain larger than the overlap of tiles, which no tile saw whole: the slide is read again with twice the overlap.
-- A region that cannot be read: left out of `fraction_read`.
-
-Where it cannot be put right, `SlideResult.flags` says so; `FLAGS` tells what each flag means and what to do.
-
-Whether to read again depends on boxes with a confidence of at least 0.25, whatever threshold is asked for, so
-`detect(conf=c)` and `detect(conf=lower).above(c)` are the same.
+A slide is read in tiles, as `palyno.vision.reading` says; nothing of it is scaled to fit the network. Whatever could
+make the count wrong without notice is noticed and, where it can be, put right. Where it cannot, `SlideResult.flags`
+says so; `FLAGS` tells what each flag means and what to do.
 """
 
 from __future__ import annotations
 
-import math
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -30,13 +19,14 @@ import numpy as np
 
 from .. import __version__
 from ..data.slides import Slide, slide_from
-from ..errors import InputError, SlideError, UsageError
+from ..errors import InputError, UsageError
 from .maps import MapReader, check_reader
-from .naming import Name, Namer
-from .network import Found, Network, choose_device
+from .naming import Namer
+from .network import Network, choose_device
+from .reading import DECISIVE, Pass, Settings, SlideReader
 from .results import Grain, Provenance, SlideResult
 from .runtimes import is_exported, open_exported
-from .tiles import Grid, Tile, cut, reconcile
+from .tiles import Grid, cut, reconcile
 from .weights import Metadata, find_model, load_weights, shipped_models
 
 if TYPE_CHECKING:
@@ -44,7 +34,7 @@ if TYPE_CHECKING:
 
     from .explain import Explanation
 
-__all__ = ["FLAGS", "Detector", "load"]
+__all__ = ["DECISIVE", "FLAGS", "Detector", "load"]
 
 FLAGS = {
     "saturated": "a tile holds as many grains as the network can return, however small: use a smaller --overlap",
@@ -52,10 +42,6 @@ FLAGS = {
     "partly_unread": "regions could not be read and their grains are missing: see `unread`, and copy the file again",
     "edge": "the grain touches the picture's border and may be cut",
 }
-
-# Decisions to read again rest on boxes at least this sure, so that they do not depend on the threshold asked for.
-DECISIVE = 0.25
-SMALLEST_TILE = 64
 
 
 def load(name_or_path: str | Path = "hieraedge-n", *, device: str = "auto") -> Detector:
@@ -81,66 +67,6 @@ def load(name_or_path: str | Path = "hieraedge-n", *, device: str = "auto") -> D
     # Networks that give one box a grain, or so many boxes at most, say so.
     most, duplicates = getattr(model, "max_objects", None), getattr(model, "duplicates", True)
     return Detector(Network(model.fuse(verbose=False), place, most, duplicates), metadata)
-
-
-@dataclass(frozen=True)
-class _Settings:
-    conf: float
-    iou: float
-    tile: int
-    imgsz: int | None
-    overlap: int | str
-    reader: MapReader | None = None
-
-    def __post_init__(self) -> None:
-        for name in ("conf", "iou"):
-            value = getattr(self, name)
-            if isinstance(value, bool) or not isinstance(value, int | float | np.floating) or not 0 <= value <= 1:
-                raise UsageError(f"{name}: expected a number from 0 to 1, got {value!r}")
-        for name, least in (("tile", SMALLEST_TILE), ("imgsz", 32)):
-            value = getattr(self, name)
-            if value is None and name == "imgsz":
-                continue
-            if not isinstance(value, int) or isinstance(value, bool) or value < least:
-                raise UsageError(f"{name}: expected a whole number of pixels from {least}, got {value!r}")
-        if self.overlap != "auto":
-            most = self.tile // 2
-            if not isinstance(self.overlap, int) or isinstance(self.overlap, bool) or not 0 <= self.overlap <= most:
-                raise UsageError(
-                    f"overlap: expected auto or pixels from 0 to half the tile, {most}, got {self.overlap!r}; for "
-                    "grains larger than that use a larger tile"
-                )
-
-    @property
-    def scale(self) -> float:
-        return 1.0 if self.imgsz is None else self.imgsz / self.tile
-
-    @property
-    def floor(self) -> float:
-        return min(self.conf, DECISIVE)
-
-
-@dataclass
-class _Pass:
-    """What one reading of a slide with one grid found."""
-
-    grid: Grid
-    boxes: list[np.ndarray] = field(default_factory=list)
-    confidence: list[np.ndarray] = field(default_factory=list)
-    tiles: list[np.ndarray] = field(default_factory=list)
-    names: list[Name] = field(default_factory=list)
-    vectors: list[np.ndarray] = field(default_factory=list)
-    unread: list[Tile] = field(default_factory=list)
-    failures: list[SlideError] = field(default_factory=list)
-    saturated: bool = False
-
-    def add(self, tile: Tile, here: Found, names: Sequence[Name]) -> None:
-        self.boxes.append(here.boxes + np.tile(np.array(tile.window[:2], np.float32), 2))
-        self.confidence.append(here.confidence)
-        self.tiles.append(np.full(len(here.boxes), tile.number))
-        self.names.extend(names)
-        if here.vectors is not None:
-            self.vectors.append(here.vectors)
 
 
 class Detector:
@@ -214,14 +140,15 @@ class Detector:
             SlideError: The slide cannot be opened, or no tile of it can be read.
             RejectedModelError: `vectors` was trained on another detector.
         """
-        settings = _Settings(conf, iou, tile, imgsz, overlap, vectors)
+        settings = Settings(conf, iou, tile, imgsz, overlap, vectors)
         if vectors is not None:
             check_reader(vectors, self.network.model, self.metadata)
         if batch is not None and (not isinstance(batch, int) or isinstance(batch, bool) or batch < 1):
             raise UsageError(f"batch: expected a whole number from 1, got {batch!r}")
         opened = _opened(image, um_per_px, name)
         try:
-            found, large = self._read(opened, settings, batch, on_tile or (lambda done, total: None))
+            reader = SlideReader(self.network, self._namer, self.metadata, settings)
+            found, large = reader.read(opened, batch, on_tile or (lambda done, total: None))
         finally:
             if opened is not image:
                 opened.close()
@@ -275,95 +202,8 @@ class Detector:
             else:
                 yield result
 
-    def _read(
-        self, slide: Slide, settings: _Settings, batch: int | None, on_tile: Callable[[int, int], None]
-    ) -> tuple[_Pass, bool]:
-        """The reading that counts, and whether a grain was too large for its overlap."""
-        most = settings.tile // 2
-        auto = settings.overlap == "auto"
-        overlap = min(most, math.ceil(self.metadata.max_grain_px / settings.scale)) if auto else int(settings.overlap)
-        while True:
-            side = settings.tile if settings.imgsz else min(settings.tile, max(self.metadata.imgsz, 2 * overlap))
-            grid = Grid(slide.width, slide.height, side, overlap)
-            last = not auto or overlap == most
-            found, large = _Pass(grid), False
-            for done, tile in enumerate(self._tiles(slide, found, settings, batch), 1):
-                on_tile(done, len(grid))
-                if tile is not None and not large:
-                    sure = found.confidence[-1] >= DECISIVE
-                    large = bool(cut(grid, found.boxes[-1][sure], found.tiles[-1][sure]).any())
-                    if large and not last:
-                        break
-            if last or not large:
-                break
-            overlap = min(most, 2 * max(overlap, 1))
-        if len(found.failures) == len(grid):
-            raise found.failures[0]
-        return found, large
-
-    def _tiles(self, slide: Slide, found: _Pass, settings: _Settings, batch: int | None) -> Iterator[Tile | None]:
-        """Reads all tiles into `found`; yields each that was read, and None for each that was not."""
-        size = batch or self.network.batch_for(found.grid.tile * settings.scale)
-        indices = [range(i, min(i + size, len(found.grid))) for i in range(0, len(found.grid), size)]
-        # The next tiles are decoded while the network is at work on these.
-        with ThreadPoolExecutor(1) as reader:
-            upcoming = reader.submit(_windows, slide, found.grid, indices[0])
-            for following in [*indices[1:], None]:
-                windows = upcoming.result()
-                if following is not None:
-                    upcoming = reader.submit(_windows, slide, found.grid, following)
-                read = [(tile, window) for tile, window in windows if isinstance(window, np.ndarray)]
-                boxes = self._find([window for _, window in read], settings)
-                for tile, window in windows:
-                    if isinstance(window, SlideError):
-                        found.unread.append(tile)
-                        found.failures.append(window)
-                        yield None
-                        continue
-                    here, full = self._complete(window, next(boxes), found.grid, settings)
-                    found.saturated |= full
-                    found.add(tile, here, self._namer.names(here.probabilities))
-                    yield tile
-
-    def _find(self, windows: Sequence[np.ndarray], settings: _Settings) -> Iterator[Found]:
-        return self.network.find(
-            windows,
-            scale=settings.scale,
-            floor=settings.floor,
-            decisive=DECISIVE,
-            iou=settings.iou,
-            reader=settings.reader,
-        )
-
-    def _complete(self, window: np.ndarray, found: Found, grid: Grid, settings: _Settings) -> tuple[Found, bool]:
-        """The boxes of a window, read again in tiles of half the side while it is full; and whether it still is."""
-        half, overlap = grid.tile // 2, grid.overlap
-        # A smaller tile would not see a whole grain and more.
-        if not found.full or half < overlap + SMALLEST_TILE:
-            return found, found.full
-        grid = Grid(window.shape[1], window.shape[0], half, overlap)
-        if len(grid) == 1:
-            return self._complete(window, found, grid, settings)
-        parts: list[Found] = []
-        tiles, full = [], False
-        for tile in grid:
-            x1, y1, x2, y2 = tile.window
-            pixels = window[y1:y2, x1:x2]
-            (part,) = self._find([pixels], settings)
-            part, still = self._complete(pixels, part, grid, settings)
-            full |= still
-            parts.append(replace(part, boxes=part.boxes + np.tile(np.array((x1, y1), np.float32), 2)))
-            tiles.append(np.full(len(part.boxes), tile.number))
-        boxes = np.concatenate([part.boxes for part in parts])
-        confidence = np.concatenate([part.confidence for part in parts])
-        probabilities = np.concatenate([part.probabilities for part in parts])
-        kept = reconcile(grid, boxes, confidence, np.concatenate(tiles))
-        read = [part.vectors for part in parts if part.vectors is not None]
-        vectors = np.concatenate(read)[kept] if read else None
-        return Found(boxes[kept], confidence[kept], probabilities[kept], vectors=vectors), full
-
     def _result(
-        self, slide: Slide, name: str, um_per_px: float | None, settings: _Settings, found: _Pass, large: bool
+        self, slide: Slide, name: str, um_per_px: float | None, settings: Settings, found: Pass, large: bool
     ) -> SlideResult:
         grid = found.grid
         boxes = np.concatenate([np.empty((0, 4), np.float32), *found.boxes])
@@ -404,7 +244,7 @@ class Detector:
             encoder_id=None if reader is None else reader.encoder_id,
         )
 
-    def _provenance(self, settings: _Settings, grid: Grid, um_per_px: float | None) -> Provenance:
+    def _provenance(self, settings: Settings, grid: Grid, um_per_px: float | None) -> Provenance:
         arguments = {
             "conf": float(settings.conf),
             "iou": float(settings.iou),
@@ -426,15 +266,3 @@ def _opened(image: Any, um_per_px: float | None, name: str | None) -> Slide:
             raise UsageError("um_per_px: expected it where the slide is opened, open_slide(path, um_per_px=...)")
         return image
     return slide_from(image, um_per_px=um_per_px, name=name or "image")
-
-
-def _windows(slide: Slide, grid: Grid, indices: Iterable[int]) -> list[tuple[Tile, np.ndarray | SlideError]]:
-    """The pixels of some tiles; for those that cannot be read, why."""
-    windows: list[tuple[Tile, np.ndarray | SlideError]] = []
-    for tile in (grid[i] for i in indices):
-        x1, y1, x2, y2 = tile.window
-        try:
-            windows.append((tile, slide.read(x1, y1, x2 - x1, y2 - y1)))
-        except SlideError as error:
-            windows.append((tile, error))
-    return windows
