@@ -3,8 +3,9 @@
     sources = find_sources(["results", "literature.bib"])
     reports = collect(collection, sources, known="skip")
 
-Grains are cut from their slides with a margin and encoded for every space of pictures that is at hand. What cannot be
-read is left out and told. Records that are there already are not encoded again, so a run that was broken off goes on.
+Grains are cut from their slides with a margin and encoded for every space of pictures that is at hand. Texts are
+encoded for the spaces of texts, and for those of pictures where they say what a grain looks like. What cannot be read
+is left out and told. Records that are there already are not encoded again, so a run that was broken off goes on.
 """
 
 from __future__ import annotations
@@ -13,7 +14,6 @@ import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -48,6 +48,7 @@ class SourceReport:
         kind: `results`, `texts` or `slides`.
         added: Records that are new.
         known: Records that were there: left as they are, or replaced where that was asked for.
+        by_words: Texts among these that no encoder can read: they have no vector and are found by their words.
         skipped: What was left out, with the reason.
     """
 
@@ -55,6 +56,7 @@ class SourceReport:
     kind: Literal["results", "texts", "slides"]
     added: int = 0
     known: int = 0
+    by_words: int = 0
     skipped: list[tuple[str, str]] = field(default_factory=list)
 
     def document(self) -> dict[str, Any]:
@@ -123,9 +125,7 @@ def collect(
                 adding = _Adding(collection, _encoders("image", images), known, SourceReport(str(source), "results"))
                 _add_results(adding, source, slides, progress)
             else:
-                adding = _Adding(
-                    collection, _encoders("text", texts, most=1), known, SourceReport(str(source), "texts")
-                )
+                adding = _Adding(collection, _encoders("text", texts), known, SourceReport(str(source), "texts"))
                 _add_texts(adding, source)
         except InputError as error:
             adding.report.skipped.append((str(source), str(error)))
@@ -160,7 +160,8 @@ class _Adding:
         self.collection, self.encoders, self.known, self.report = collection, encoders, known, report
         self._waiting: list[tuple[Record, Any]] = []
         self._encoded: list[Record] = []
-        self._vectors: list[list[np.ndarray]] = [[] for _ in encoders]
+        # The places of the records that each encoder could read, and their vectors.
+        self._vectors: list[list[tuple[np.ndarray, np.ndarray]]] = [[] for _ in encoders]
 
     def news(self, keys: Sequence[str]) -> set[str]:
         """The keys that have to be read; the others are counted as known, and left unless they are to be replaced."""
@@ -192,28 +193,42 @@ class _Adding:
         if not self._encoded:
             return
         with self.collection.batch():
-            ids = self.collection.add(
-                self._encoded, self.encoders[0], vectors=np.concatenate(self._vectors[0]), known=self.known
-            )
-            for encoder, vectors in zip(self.encoders[1:], self._vectors[1:], strict=True):
-                self.collection.embed(ids, np.concatenate(vectors), encoder)
+            ids = self.collection.add(self._encoded, None, known=self.known)
+            for encoder, parts in zip(self.encoders, self._vectors, strict=True):
+                if parts:
+                    places, vectors = (np.concatenate(column) for column in zip(*parts, strict=True))
+                    self.collection.embed(ids[places], vectors, encoder)
         self._encoded, self._vectors = [], [[] for _ in self.encoders]
 
     def _encode(self) -> None:
         if not self._waiting:
             return
-        items = [item for _, item in self._waiting]
-        for encoder, vectors in zip(self.encoders, self._vectors, strict=True):
-            vectors.append(np.asarray(encoder.encode(items), np.float32))
+        items, read = [item for _, item in self._waiting], np.zeros(len(self._waiting), bool)
+        for encoder, parts in zip(self.encoders, self._vectors, strict=True):
+            fits = np.array(_worth(encoder, items), bool)
+            if fits.any():
+                vectors = encoder.encode([item for item, fit in zip(items, fits, strict=True) if fit])
+                parts.append((len(self._encoded) + np.flatnonzero(fits), np.asarray(vectors, np.float32)))
+            read |= fits
+        self.report.by_words += int((~read).sum())
         self._encoded += [record for record, _ in self._waiting]
         self._waiting = []
 
 
-def _encoders(modality: str, given: Sequence[Encoder] | None, most: int | None = None) -> Sequence[Encoder]:
+def _worth(encoder: Encoder, items: Sequence[Any]) -> Sequence[bool]:
+    """Which items an encoder can read; one for pictures that reads texts, too, takes those that describe a form."""
+    from ..retrieval.hybrid import readable
+
+    if encoder.modality == "image":
+        return [True] * len(items)
+    describes = encoder.describes(items) if hasattr(encoder, "describes") else [True] * len(items)
+    return [bool(a and b) for a, b in zip(describes, readable(encoder, items), strict=True)]
+
+
+def _encoders(modality: str, given: Sequence[Encoder] | None) -> Sequence[Encoder]:
     from ..retrieval.collection.query import shipped_encoders
 
-    # The first encoder of texts reads texts of any length; the others read phrases, to look for pictures with.
-    found = list(islice(shipped_encoders(modality) if given is None else given, most))
+    found = list(shipped_encoders(modality) if given is None else given)
     if not found:
         what = {"image": "pictures of grains", "text": "texts"}[modality]
         raise RejectedModelError(f"no encoder of {what} is at hand: this version of palyno does not ship one")

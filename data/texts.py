@@ -27,6 +27,9 @@ from .annotations.reading import read_text
 
 __all__ = ["TEXT_SUFFIXES", "Passage", "Texts", "read_texts"]
 
+# Characters of one text: a long book. What is longer is a whole library that came as one line.
+_LONGEST = 1_000_000
+
 
 @dataclass(frozen=True)
 class Passage:
@@ -106,6 +109,10 @@ def _passage(file: str, entry: Mapping[str, Any]) -> Passage:
     text = "\n".join(part.strip() for part in parts if part.strip())
     if not text or "\0" in text:
         raise ValueError("expected a title or a text, got none" if not text else "expected text without NUL characters")
+    if not any(map(str.isalnum, text)):
+        raise ValueError(f"expected words, got {text!r:.40} without a letter or digit")
+    if len(text) > _LONGEST:
+        raise ValueError(f"expected at most {_LONGEST:,} characters, got {len(text):,}; split it into passages")
     try:
         digest = hashlib.sha256(text.encode()).hexdigest()[:16]
     except UnicodeEncodeError as error:

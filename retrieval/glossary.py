@@ -22,21 +22,30 @@ D'Amato et al. 2007, Allergy 62, 976; VO2004 Von der Ohe et al. 2004, Apidologie
 from __future__ import annotations
 
 import csv
+import hashlib
+import json
 import re
+import unicodedata
+from bisect import bisect_left, bisect_right
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from functools import cache
+from dataclasses import dataclass, field
+from functools import cache, cached_property
 from importlib.resources import files
-from itertools import pairwise
+from itertools import accumulate
 
 from ..errors import InputError, UsageError
-from .words import folded
+from .words import VERSION, folded
 
-__all__ = ["LANGUAGES", "Glossary", "Mention", "Query"]
+__all__ = ["LANGUAGES", "Glossary", "Mention", "Query", "Said"]
 
-LANGUAGES = ("en", "de", "es", "fr")
+LANGUAGES = {"en": "English", "de": "German", "es": "Spanish", "fr": "French"}
+
+_Entry = tuple[tuple[str, ...], str]
+_MOST_KNOWN = 100_000
 
 _WORD = re.compile(r"[^\W_]+")
+# A word, or what ends a clause.
+_PART = re.compile(r"([^\W_]+)|[.,;:!?()]")
 
 
 def _words(text: str) -> frozenset[str]:
@@ -71,6 +80,30 @@ class Mention:
 
 
 @dataclass(frozen=True)
+class Said:
+    """How a query says a term.
+
+    Attributes:
+        term: The term.
+        words: The words of the query that say it, as they were typed.
+        languages: Those in which it is called so; none where it stands as the term itself.
+        negated: The query says that it must not be there.
+    """
+
+    term: str
+    words: str
+    languages: tuple[str, ...] = ()
+    negated: bool = False
+
+    def __str__(self) -> str:
+        """The term, and where it comes from: `triporate (German dreiporiger)`."""
+        if folded(self.words) == folded(self.term):
+            return self.term
+        languages = () if "en" in self.languages else self.languages
+        return f"{self.term} ({' '.join(['/'.join(LANGUAGES[one] for one in languages), self.words]).strip()})"
+
+
+@dataclass(frozen=True)
 class Query:
     """What is asked, in the words that are searched for.
 
@@ -79,12 +112,16 @@ class Query:
         terms: Terms it asks for, each once, in order.
         unwanted: Terms it says must not be there.
         meanings: What each of the terms means in plain English; the term itself where the glossary does not say.
+        said: How it says each term that it wants or does not want, the first time.
+        typed: The query as it was put.
     """
 
     text: str
     terms: tuple[str, ...]
     unwanted: frozenset[str]
     meanings: tuple[str, ...] = ()
+    said: Mapping[str, Said] = field(default_factory=dict)
+    typed: str = ""
 
     @property
     def words(self) -> str:
@@ -93,8 +130,8 @@ class Query:
 
     @property
     def sentence(self) -> str:
-        """For a sentence encoder: the text, with the meanings after it."""
-        return ". ".join(part for part in (self.text, "; ".join(self.meanings)) if part)
+        """For a sentence encoder: the text, with the meanings after it; a query that only negates, as it was put."""
+        return ". ".join(part for part in (self.text, "; ".join(self.meanings)) if part) or self.typed
 
 
 class Glossary:
@@ -105,6 +142,7 @@ class Glossary:
             stands for any ending. The term itself need not be among them.
         broader: Term -> the next broader one.
         glosses: Term -> what it means, in plain words.
+        languages: (term, wording) -> the languages in which it is called so.
 
     Raises:
         InputError: A wording is not of words, or broader terms go round in a circle.
@@ -115,25 +153,32 @@ class Glossary:
         wordings: Mapping[str, Iterable[str]],
         broader: Mapping[str, str] | None = None,
         glosses: Mapping[str, str] | None = None,
+        languages: Mapping[tuple[str, str], Iterable[str]] | None = None,
     ):
         self.terms = tuple(wordings)
         self.glosses = dict(glosses or {})
         self._broader = dict(broader or {})
         # The first three letters of the first word -> (words, term), the longest first.
-        self._starts: dict[str, list[tuple[tuple[str, ...], str]]] = {}
+        self._starts: dict[str, list[_Entry]] = {}
+        self._languages: dict[_Entry, tuple[str, ...]] = {}
         for term, ways in wordings.items():
             for way in {term, *ways}:
                 words = tuple(re.findall(r"[^\W_]+\*?", folded(way)))
                 if not words or words[0] == "*":
                     raise InputError(f"glossary: {term}: expected words, got {way!r}")
-                self._starts.setdefault(words[0].rstrip("*")[:3], []).append((words, term))
+                entry = (words, term)
+                self._starts.setdefault(words[0].rstrip("*")[:3], []).append(entry)
+                spoken = {*self._languages.get(entry, ()), *(languages or {}).get((term, way), ())}
+                self._languages[entry] = tuple(one for one in LANGUAGES if one in spoken)
         for entries in self._starts.values():
             entries.sort(key=lambda entry: (-len(entry[0]), -sum(map(len, entry[0])), entry))
+        # The entries that begin with a word, for each word that was met, most of which begin none.
+        self._begun: dict[str, tuple[_Entry, ...]] = {}
         self._all_broader = {term: self._climb(term) for term in self.terms}
 
     @staticmethod
     @cache
-    def shipped(languages: tuple[str, ...] = LANGUAGES) -> Glossary:
+    def shipped(languages: tuple[str, ...] = tuple(LANGUAGES)) -> Glossary:
         """The glossary that ships, taxa and their families included.
 
         Args:
@@ -146,17 +191,27 @@ class Glossary:
         if not languages or set(languages) - set(LANGUAGES):
             raise UsageError(f"languages: expected some of {', '.join(LANGUAGES)}, got {languages!r}")
         wordings: dict[str, list[str]] = {}
+        spoken: dict[tuple[str, str], list[str]] = {}
         broader, glosses = {}, {}
-        for row in _rows("glossary.csv"):
-            wordings[row["term"]] = _wordings(row, languages)
-            glosses[row["term"]] = row["gloss"]
-            if row["broader"]:
-                broader[row["term"]] = row["broader"]
-        for row in _rows("names.csv"):
-            wordings[row["taxon"]] = _wordings(row, languages)
-            if row["family"] and row["family"] != row["taxon"]:
-                broader[row["taxon"]] = row["family"]
-        return Glossary(wordings, broader, glosses)
+        for name, column, above in (("glossary.csv", "term", "broader"), ("names.csv", "taxon", "family")):
+            for row in _rows(name):
+                term = row[column]
+                wordings[term] = []
+                for language in languages:
+                    for way in filter(str.strip, row[language].split("|")):
+                        wordings[term].append(way)
+                        spoken.setdefault((term, way), []).append(language)
+                if row[above] and row[above] != term:
+                    broader[term] = row[above]
+                if gloss := row.get("gloss"):
+                    glosses[term] = gloss
+        return Glossary(wordings, broader, glosses, spoken)
+
+    @cached_property
+    def digest(self) -> str:
+        """The same for a glossary that reads every document the same: what was indexed with it says so."""
+        told = [VERSION, sorted(self._languages), sorted(self._broader.items())]
+        return hashlib.sha256(json.dumps(told, ensure_ascii=False).encode()).hexdigest()
 
     def broader(self, term: str) -> tuple[str, ...]:
         """All broader terms of a term, nearest first."""
@@ -187,34 +242,71 @@ class Glossary:
         wanted = tuple(dict.fromkeys(mention.term for mention in mentions if not mention.negated))
         unwanted = frozenset(mention.term for mention in mentions if mention.negated) - set(wanted)
         whole = text if not unwanted else "".join([*kept, plain[at:]])
-        return Query(whole.strip(), wanted, unwanted, tuple(self.glosses.get(term) or term for term in wanted))
+        if unwanted and not wanted and _NEGATIONS.issuperset(_WORD.findall(whole)):
+            # It only negates: nothing is left to search for.
+            whole = ""
+        meanings = tuple(self.glosses.get(term) or term for term in wanted)
+        said: dict[str, Said] = {}
+        for mention in mentions:
+            if mention.negated == (mention.term in unwanted):
+                typed = _typed(text, plain, mention.start, mention.stop)
+                languages = self._spoken(mention.term, _WORD.findall(plain[mention.start : mention.stop]))
+                said.setdefault(mention.term, Said(mention.term, typed, languages, mention.negated))
+        return Query(whole.strip(), wanted, unwanted, meanings, said, text)
 
     def _mentions(self, text: str) -> Iterator[Mention]:
-        words = list(_WORD.finditer(text))
+        words: list[tuple[str, int, int]] = []
+        # Whether a clause ends before each word.
+        ends: list[bool] = []
+        ended = False
+        for part in _PART.finditer(text):
+            if part[1] is None:
+                ended = True
+            else:
+                words.append((part[1], part.start(), part.end()))
+                ends.append(ended)
+                ended = False
         negated, i = False, 0
         while i < len(words):
-            if i and re.search(r"[.,;:!?()]", text[words[i - 1].end() : words[i].start()]):
+            word, start, _ = words[i]
+            if i and ends[i]:
                 negated = False
-            found = self._longest(words, i, text)
-            if found is not None:
-                count, term = found
-                yield Mention(term, words[i].start(), words[i + count - 1].end(), negated)
-                i += count
+            entry = self._longest(words, ends, i)
+            if entry is not None:
+                last = i + len(entry[0]) - 1
+                yield Mention(entry[1], start, words[last][2], negated)
+                i = last + 1
                 continue
-            if words[i][0] in _NEGATIONS:
+            if word in _NEGATIONS:
                 negated = True
-            elif words[i][0] in _TURNS:
+            elif word in _TURNS:
                 negated = False
             i += 1
 
-    def _longest(self, words: Sequence[re.Match[str]], i: int, text: str) -> tuple[int, str] | None:
-        for pattern, term in self._starts.get(words[i][0][:3], ()):
-            some = words[i : i + len(pattern)]
-            if len(some) == len(pattern) and all(map(_fits, pattern, (word[0] for word in some))):
-                between = (text[a.end() : b.start()] for a, b in pairwise(some))
-                if not any(re.search(r"[.,;:!?()]", gap) for gap in between):
-                    return len(pattern), term
+    def _longest(self, words: Sequence[tuple[str, int, int]], ends: Sequence[bool], i: int) -> _Entry | None:
+        word = words[i][0]
+        begun = self._begun.get(word)
+        if begun is None:
+            begun = tuple(entry for entry in self._starts.get(word[:3], ()) if _fits(entry[0][0], word))
+            if len(self._begun) < _MOST_KNOWN:
+                self._begun[word] = begun
+        for entry in begun:
+            pattern, stop = entry[0], i + len(entry[0])
+            if stop > len(words) or any(ends[i + 1 : stop]):
+                continue
+            if all(_fits(one, other[0]) for one, other in zip(pattern[1:], words[i + 1 : stop], strict=True)):
+                return entry
         return None
+
+    def _spoken(self, term: str, words: Sequence[str]) -> tuple[str, ...]:
+        """The languages in which some words stand for a term."""
+        found = {
+            language
+            for entry in self._starts.get(words[0][:3], ())
+            if entry[1] == term and len(entry[0]) == len(words) and all(map(_fits, entry[0], words))
+            for language in self._languages[entry]
+        }
+        return tuple(language for language in LANGUAGES if language in found)
 
     def _climb(self, term: str) -> tuple[str, ...]:
         path: list[str] = []
@@ -229,8 +321,17 @@ def _fits(pattern: str, word: str) -> bool:
     return word.startswith(pattern[:-1]) if pattern.endswith("*") else word == pattern
 
 
-def _wordings(row: Mapping[str, str], languages: Sequence[str]) -> list[str]:
-    return [way for language in languages for way in row[language].split("|") if way.strip()]
+def _typed(text: str, plain: str, start: int, stop: int) -> str:
+    """The part of a text that its folded form has between two places; that form where characters do not map singly."""
+    lengths = [len(folded(character)) for character in text]
+    places = [0, *accumulate(lengths)]
+    if places[-1] != len(plain):
+        return plain[start:stop]
+    first, last = bisect_right(places, start) - 1, bisect_left(places, stop)
+    # Accents that were typed as characters of their own belong to the letter before.
+    while last < len(text) and lengths[last] == 0:
+        last += 1
+    return unicodedata.normalize("NFC", text[first:last])
 
 
 def _rows(name: str) -> Iterator[dict[str, str]]:

@@ -9,12 +9,15 @@ the terms that it says, with the broader ones, for search by words; to a query i
 their meanings for the encoder. Documents that have what a query does not want come after all others. Vectors are of the
 texts as they are, so a new glossary needs no new vectors.
 
+`TextSearch` keeps its texts in memory. A collection keeps its own on the disk and makes the two rankings there; how
+they become one answer is `combine`, for both.
+
 `VECTOR_WEIGHT` was chosen on the development half of the test set (`retrieval.evaluate.pollen`).
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -22,14 +25,32 @@ import numpy as np
 
 from ..errors import UsageError
 from .encoders import Encoder
-from .fusion import fuse
+from .fusion import RRF_K, fuse
 from .glossary import Glossary, Query
 from .lexical import Lexicon
 
-__all__ = ["VECTOR_WEIGHT", "Found", "TextSearch"]
+__all__ = ["DEPTH", "VECTOR_WEIGHT", "Found", "Part", "TextSearch", "combine", "readable"]
 
 # Of the ranking by vectors, where that by words has 1.
 VECTOR_WEIGHT = 0.5
+# How far down each ranking is fused: a document that is in neither so far up is not found.
+DEPTH = 1000
+
+# Numbers with their scores, best first.
+Ranking = Sequence[tuple[int, float]]
+
+
+@dataclass(frozen=True)
+class Part:
+    """The place that one ranking gives a document.
+
+    Attributes:
+        rank: From 1.
+        score: BM25, or the cosine.
+    """
+
+    rank: int
+    score: float
 
 
 @dataclass(frozen=True)
@@ -38,15 +59,66 @@ class Found:
 
     Attributes:
         number: Its number.
-        score: The fused score; comparable within one answer only.
+        score: The fused score as a share of what the first in every ranking has, above 0 and at most 1; comparable
+            within one answer only.
         terms: Terms that both the query and the document say.
         unwanted: Terms of the document that the query does not want; such documents come last.
+        words: Its place by words, where it has one.
+        vectors: Its place by meaning, where it has one.
     """
 
     number: int
     score: float
     terms: tuple[str, ...] = ()
     unwanted: tuple[str, ...] = ()
+    words: Part | None = None
+    vectors: Part | None = None
+
+
+def combine(
+    asked: Query,
+    k: int,
+    *,
+    words: Ranking | None,
+    vectors: Ranking | None,
+    concepts: Callable[[Sequence[int]], Mapping[int, frozenset[str]]],
+    vector_weight: float = VECTOR_WEIGHT,
+) -> list[Found]:
+    """One answer of the rankings by words and by meaning.
+
+    Args:
+        asked: The query, as the glossary reads it.
+        k: At most so many.
+        words: The ranking by words; None where there is none.
+        vectors: The ranking by meaning; None where there is none.
+        concepts: Tells the terms that documents say, broader ones included; asked only for those it matters for.
+        vector_weight: Of the ranking by meaning, where that by words has 1; alone, it does not matter.
+
+    Returns:
+        Best first, documents with what is not wanted after all others.
+    """
+    weights = {"words": 1.0, "vectors": vector_weight if words is not None else 1.0}
+    parts = {name: ranking for name, ranking in (("words", words), ("vectors", vectors)) if ranking is not None}
+    places = {
+        name: {number: Part(rank, score) for rank, (number, score) in enumerate(ranking, 1)}
+        for name, ranking in parts.items()
+    }
+    best = sum(weights[name] for name in parts) / (RRF_K + 1)
+    fused = fuse([list(places[name]) for name in parts], weights=[weights[name] for name in parts])
+    if asked.unwanted:
+        said = concepts([number for number, _ in fused])
+        # Stable: both halves stay as they were fused.
+        fused = sorted(fused, key=lambda item: not asked.unwanted.isdisjoint(said[item[0]]))[:k]
+    else:
+        fused = fused[:k]
+        said = concepts([number for number, _ in fused]) if asked.terms else {}
+    found = []
+    for number, score in fused:
+        own = said.get(number, frozenset())
+        terms, unwanted = tuple(t for t in asked.terms if t in own), tuple(sorted(asked.unwanted & own))
+        own_places = {name: place[number] for name, place in places.items() if number in place}
+        found.append(Found(number, score / best, terms, unwanted, **own_places))
+    return found
 
 
 class TextSearch:
@@ -104,7 +176,7 @@ class TextSearch:
         if self._lexicon is not None:
             self._lexicon.add(numbers, [self._reader.document(text) if self._reader else text for text in texts])
         if self.encoder is not None:
-            fits = _readable(self.encoder, texts)
+            fits = readable(self.encoder, texts)
             vectors = self.encoder.encode([text for text, fit in zip(texts, fits, strict=True) if fit])
             known = [number for number, fit in zip(numbers, fits, strict=True) if fit]
             self._vectors |= dict(zip(known, vectors, strict=True))
@@ -121,7 +193,7 @@ class TextSearch:
             self._vectors.pop(number, None)
         return len(gone)
 
-    def search(self, query: str, k: int = 10, *, depth: int = 1000) -> list[Found]:
+    def search(self, query: str, k: int = 10, *, depth: int = DEPTH) -> list[Found]:
         """Finds the documents that answer best.
 
         Args:
@@ -133,29 +205,25 @@ class TextSearch:
             Best first; no documents where nothing of the query can be searched for.
         """
         asked = Query(query, (), frozenset()) if self.glossary is None else self.glossary.query(query)
-        rankings, weights = [], []
-        if self._lexicon is not None:
-            rankings.append([number for number, _ in self._lexicon.search(asked.words, depth)])
-            weights.append(1.0)
-        if self.encoder is not None:
-            rankings.append(self._nearest(asked.sentence, depth))
-            weights.append(self.vector_weight if self._lexicon is not None else 1.0)
-        found = []
-        for number, score in fuse(rankings, weights=weights):
-            own = self._concepts[number]
-            said = tuple(term for term in asked.terms if term in own)
-            found.append(Found(number, score, said, tuple(sorted(asked.unwanted & own))))
-        return sorted(found, key=lambda one: bool(one.unwanted))[:k]
+        return combine(
+            asked,
+            k,
+            words=None if self._lexicon is None else self._lexicon.search(asked.words, depth),
+            vectors=None if self.encoder is None else self._nearest(self.encoder, asked.sentence, depth),
+            concepts=lambda numbers: {number: self._concepts[number] for number in numbers},
+            vector_weight=self.vector_weight,
+        )
 
-    def _nearest(self, sentence: str, depth: int) -> list[int]:
-        assert self.encoder is not None
-        if not self._vectors or not _readable(self.encoder, [sentence])[0]:
+    def _nearest(self, encoder: Encoder, sentence: str, depth: int) -> list[tuple[int, float]]:
+        if not self._vectors or not readable(encoder, [sentence])[0]:
             return []
-        numbers = np.array(list(self._vectors))
-        scores = np.stack(list(self._vectors.values())) @ self.encoder.encode([sentence])[0]
-        return [int(number) for number in numbers[np.lexsort((numbers, -scores))][:depth]]
+        numbers, query = np.array(list(self._vectors)), encoder.encode([sentence])[0].astype(np.float64)
+        # In float64 and rounded once, as in a collection: equal vectors are equally near.
+        scores = (np.stack(list(self._vectors.values())) * query).sum(1).astype(np.float32)
+        order = np.lexsort((numbers, -scores))[:depth]
+        return list(zip(numbers[order].tolist(), scores[order].tolist(), strict=True))
 
 
-def _readable(encoder: Any, texts: Sequence[str]) -> Sequence[bool]:
-    """Which texts the encoder can read; an encoder that does not say reads all."""
-    return encoder.readable(texts) if hasattr(encoder, "readable") else [True] * len(texts)
+def readable(encoder: Any, texts: Sequence[str]) -> list[bool]:
+    """Which texts an encoder can read; one that does not say reads all."""
+    return [bool(fit) for fit in encoder.readable(texts)] if hasattr(encoder, "readable") else [True] * len(texts)

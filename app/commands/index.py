@@ -308,8 +308,9 @@ def _tell_reports(collection: Collection, reports: Sequence[SourceReport], quiet
     if not (quiet or as_json):
         for report in reports:
             known = f", {report.known:,} known" if report.known else ""
+            by_words = f", {report.by_words:,} of them to be found by words alone" if report.by_words else ""
             left = f", {len(report.skipped):,} left out" if report.skipped else ""
-            click.echo(f"{report.source}: {report.added:,} added{known}{left}", err=True)
+            click.echo(f"{report.source}: {report.added:,} added{known}{by_words}{left}", err=True)
         click.echo(f"{collection.path}: {len(collection):,} records", err=True)
 
 

@@ -1,17 +1,21 @@
-"""`palyno search`: the grains and texts of a collection that are nearest to words or a picture."""
+"""`palyno search`: the grains and texts of a collection that answer words or a picture best."""
 
 from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from . import options as shared
 
 if TYPE_CHECKING:
-    from ...retrieval.collection import Hit
+    from rich.console import Console
+
+    from ...retrieval.collection import Collection, Hit
+
+_KINDS = {"grains": "grain", "texts": "text"}
 
 
 @click.command()
@@ -22,11 +26,22 @@ if TYPE_CHECKING:
     type=click.Path(exists=True, dir_okay=False, path_type=Path),
     help="A picture of one grain, in place of words.",
 )
+@click.option(
+    "--in",
+    "within",
+    type=click.Choice(list(_KINDS)),
+    help="What to search for. Words search for both, each in a list of its own; a picture searches for grains.",
+)
 @click.option("-k", "k", default=10, show_default=True, type=click.IntRange(min=1), help="At most so many answers.")
 @click.option(
     "--where",
     metavar="EXPR",
     help="Only records that pass, such as \"taxon = 'Betula' and width_um > 20 and slide like 'A%'\".",
+)
+@click.option(
+    "--by",
+    type=click.Choice(["words", "vectors"]),
+    help="Find texts by their words alone, or by what they mean alone; left out, by both.",
 )
 @click.option("--space", metavar="ENCODER_ID", help="Search only the vectors of this encoder.")
 @click.option("--exact", is_flag=True, help="Compare every vector, whatever index there is.")
@@ -35,65 +50,111 @@ def search(
     collection: Path,
     words: str | None,
     image: Path | None,
+    within: str | None,
     k: int,
     where: str | None,
+    by: str | None,
     space: str | None,
     exact: bool,
     as_json: bool,
 ) -> None:
     """Find grains and texts in a collection, by words or by a picture.
 
-    Vectors of different encoders do not compare, so each has a list of its own.
+    Texts are found by their words, by the field's terms in English, German, Spanish and French, and by what they mean;
+    grains by what they look like. Scores of grains and of texts do not compare, so each have a list of their own.
     """
-    from ...errors import RejectedModelError, UsageError
+    from ...errors import NothingToDoError, PalynoError, UsageError
     from ...retrieval.collection import Collection
 
     if (words is None) == (image is None):
         raise UsageError("expected either words or --image, to search by")
-    modality: Literal["text", "image"] = "text" if image is None else "image"
     with Collection.open(collection) as opened:
-        encoders = [one for one in opened.encoders(modality) if space in (None, one.encoder_id)]
-        if not encoders:
-            of = f" of {space}" if space else ""
-            raise RejectedModelError(
-                f"{collection}: expected vectors{of} that {modality} can be compared with; it has "
-                f"{', '.join(opened.spaces) or 'none, as it is empty'}"
-            )
-        answers = {
-            one.encoder_id: opened.search(words if image is None else image, k, where, encoder=one, exact=exact)
-            for one in encoders
-        }
-        if as_json:
-            asked = {"words": words} if image is None else {"image": str(image)}
-            spaces = [{"encoder_id": name, "hits": [_row(hit) for hit in hits]} for name, hits in answers.items()]
-            click.echo(json.dumps({**asked, "k": k, "where": where, "spaces": spaces}, ensure_ascii=False))
-        else:
-            for name, hits in answers.items():
-                _show(name, hits)
+        if not len(opened):
+            raise NothingToDoError(f"{collection}: expected grains or texts, got none; palyno index add puts some in")
+        answers: dict[str, list[Hit]] = {}
+        refused: dict[str, PalynoError] = {}
+        for name in _names(opened, within, by, image, where, space):
+            try:
+                answers[name] = opened.search(
+                    words if image is None else image,
+                    k,
+                    where,
+                    kind=_KINDS[name],  # type: ignore[arg-type]
+                    by=by,  # type: ignore[arg-type]
+                    encoder=space,
+                    exact=exact,
+                )
+            except PalynoError as error:
+                refused[name] = error
+        if refused and not answers:
+            raise next(iter(refused.values()))
+    if as_json:
+        asked = {"words": words} if image is None else {"image": str(image)}
+        lists = [{"in": name, **_how(hits), "hits": [_row(hit) for hit in hits]} for name, hits in answers.items()]
+        left_out = {name: str(error) for name, error in refused.items()}
+        told = {**asked, "k": k, "where": where, "lists": lists, "not_searched": left_out}
+        click.echo(json.dumps(told, ensure_ascii=False))
+        return
+    if not answers:
+        click.echo("no record passes the filter")
+    _show(answers)
+    for name, why in refused.items():
+        click.echo(f"{name} were not searched: {why}", err=True)
+
+
+def _names(
+    opened: Collection, within: str | None, by: str | None, image: Path | None, where: str | None, space: str | None
+) -> list[str]:
+    """What to search in: what was asked for, else what there is."""
+    if within is not None:
+        return [within]
+    if image is not None:
+        return ["grains"]
+    if by == "words":
+        return ["texts"]
+    kinds = opened.kinds(where, encoder=space)
+    return [name for name, kind in _KINDS.items() if kind in kinds]
+
+
+def _how(hits: list[Hit]) -> dict[str, Any]:
+    return {"encoder_id": hits[0].encoder_id, "how": hits[0].reasons[-1]} if hits else {}
 
 
 def _row(hit: Hit) -> dict[str, Any]:
     record = {name: value for name, value in vars(hit.record).items() if value is not None}
-    return {"id": hit.id, "score": round(hit.score, 6), **record, "reasons": hit.reasons}
+    places = {"words": hit.words, "vectors": hit.vectors}
+    parts = {name: {"rank": at.rank, "score": round(at.score, 6)} for name, at in places.items() if at}
+    return {"id": hit.id, "score": round(hit.score, 6), **parts, **record, "reasons": hit.reasons}
 
 
-def _show(name: str, hits: list[Hit]) -> None:
-    """One table a space: score, what it is, where it is, why."""
-    from rich import box
+def _show(answers: dict[str, list[Hit]]) -> None:
     from rich.console import Console
-    from rich.table import Table
     from rich.text import Text
 
     console = Console(highlight=False)
-    if not hits:
-        console.print(Text(f"nothing in {name} passes"))
-        return
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
-    columns = [("score", "right"), ("id", "right"), ("what", "left"), ("where", "left")]
-    # The last reason says how the space was searched, the same for all.
+    for name, hits in answers.items():
+        if not hits:
+            console.print(Text(f"nothing found in {name}"))
+            continue
+        console.print(Text(name.capitalize(), style="bold"))
+        _table(console, hits)
+        # The last reason says how the space was searched, the same for all.
+        console.print(Text(f"{hits[0].reasons[-1]}\n", style="dim"), soft_wrap=True)
+
+
+def _table(console: Console, hits: list[Hit]) -> None:
+    """Scores, what it is, where it is, why."""
+    from rich import box
+    from rich.table import Table
+    from rich.text import Text
+
+    both = any(hit.words for hit in hits) and any(hit.vectors for hit in hits)
     own = any(len(hit.reasons) > 1 for hit in hits)
-    for column, justify in [*columns, ("why", "left")] if own else columns:
-        table.add_column(column, justify=justify, overflow="fold")  # type: ignore[arg-type]
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    for column in ("score", *(("BM25", "cosine") if both else ()), "id"):
+        table.add_column(column, justify="right", no_wrap=True)
+    for column in ("what", "where", *(("why",) if own else ())):
+        table.add_column(column, overflow="fold")
     for hit in hits:
         record = hit.record
         what = Text.assemble(
@@ -101,10 +162,13 @@ def _show(name: str, hits: list[Hit]) -> None:
         )
         size = f"\n{record.width_um:.1f} x {record.height_um:.1f} µm" if record.width_um and record.height_um else ""
         corner = f"\nat {record.box[0]:.0f}, {record.box[1]:.0f}" if record.box else ""
-        row = [Text(f"{hit.score:.3f}"), Text(str(hit.id)), what, Text(f"{record.slide or ''}{corner}{size}")]
-        table.add_row(*row, *[Text("; ".join(hit.reasons[:-1]))][:own])
+        row = [Text(f"{hit.score:.3f}")]
+        if both:
+            row += [Text(f"{hit.words.score:.2f}" if hit.words else "-")]
+            row += [Text(f"{hit.vectors.score:.3f}" if hit.vectors else "-")]
+        row += [Text(str(hit.id)), what, Text(f"{record.slide or ''}{corner}{size}")]
+        table.add_row(*row, *[Text("\n".join(hit.reasons[:-1]))][:own])
     console.print(table)
-    console.print(Text(hits[0].reasons[-1], style="dim"), soft_wrap=True)
 
 
 def _short(text: str | None) -> str:

@@ -11,7 +11,7 @@ This half of it makes changes; `questions.py` has the other.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal
@@ -21,12 +21,13 @@ import numpy as np
 from ...data.lock import locked
 from ...errors import UsageError
 from ..encoders import Encoder
+from ..hybrid import readable
 from .generation import Generation
 from .manifest import Manifest
-from .query import check_encoder, encode
+from .query import check_encoder, encode, fitting_encoders
 from .questions import Questions
 from .record import Record
-from .space import Layout
+from .space import Layout, Space
 from .vectors import as_ids, as_vectors
 from .where import Where, parse
 
@@ -131,23 +132,23 @@ class Collection(Questions):
                     raise
                 finally:
                     self._depth, self._dirty, self._commit_with = 0, False, {}
-                    self._selections.clear()
+                    self._forget()
 
     def add(
         self,
         records: Sequence[Record],
-        encoder: Encoder | str,
+        encoder: Encoder | str | None,
         *,
         vectors: Any = None,
         items: Sequence[Any] | None = None,
         modality: Literal["text", "image"] | None = None,
         known: Literal["refuse", "skip", "update"] = "refuse",
     ) -> np.ndarray:
-        """Adds records with a vector each.
+        """Adds records with a vector each; a text that the encoder cannot read gets none and is found by its words.
 
         Args:
             records: What they are.
-            encoder: What makes their vectors; its encoder_id where they are given.
+            encoder: What makes their vectors; its encoder_id where they are given; None adds records without vectors.
             vectors: (n, dim), of unit length; None encodes `items`.
             items: What to encode: texts or pictures; None takes the records' texts.
             modality: What the vectors were made from, where `encoder` is an encoder_id.
@@ -163,6 +164,8 @@ class Collection(Questions):
         records = list(records)
         if known not in ("refuse", "skip", "update"):
             raise UsageError(f"known: expected refuse, skip or update, got {known!r}")
+        if encoder is None and (vectors is not None or items is not None or modality):
+            raise UsageError("expected an encoder, or its encoder_id, with vectors or items, got None")
         if vectors is not None and len(vectors) != len(records):
             raise UsageError(f"expected a vector a record, got {len(vectors)} for {len(records)}")
         if items is not None and len(items) != len(records):
@@ -177,14 +180,16 @@ class Collection(Questions):
             take = np.arange(len(records)) if known == "update" else np.flatnonzero(~old)
             if not len(take):
                 return ids
-            new_vectors, name, dim, kind = self._vectors([records[i] for i in take], take, encoder, vectors, items)
+            made = None if encoder is None else self._vectors(records, take, encoder, vectors, items)
             self._change()
-            space, working = self._generation.space(name, dim, modality or kind), self._generation.records
             replaced = take[old[take]]
+            space = made and self._generation.space(made.encoder_id, made.dim, modality or made.modality)
+            working = self._generation.records
             with working.all_or_nothing():
-                working.replace(ids[replaced].tolist(), [records[i] for i in replaced])
+                self._replace(ids[replaced], [records[i] for i in replaced])
                 ids[~old] = working.insert([records[i] for i in np.flatnonzero(~old)])
-                space.add(working, ids[take], new_vectors, modality or kind)
+                if made and space and len(made.places):
+                    space.add(working, ids[made.places], made.vectors, modality or made.modality)
             return ids
 
     def embed(
@@ -220,6 +225,8 @@ class Collection(Questions):
     def update(self, ids: Sequence[int] | np.ndarray, **changes: Any) -> None:
         """Changes fields of records, the same in all of them.
 
+        A text that changes is encoded anew where its encoder is at hand, and else has no vector there any more.
+
         Args:
             ids: Records.
             **changes: Fields of `Record` with their new values.
@@ -235,7 +242,11 @@ class Collection(Questions):
             if len(wanted) and changes:
                 self._change()
                 changed = [dataclasses.replace(found[i], **changes) for i in wanted.tolist()]
-                self._generation.records.replace(wanted.tolist(), changed)
+                with self._generation.records.all_or_nothing():
+                    stale = self._replace(wanted, changed)
+                    texts = {int(i): record.text for i, record in zip(wanted, changed, strict=True) if record.text}
+                    for space, ids in stale:
+                        self._encode_again(space, [i for i in ids.tolist() if i in texts], texts)
 
     def delete(self, ids: Sequence[int] | np.ndarray | None = None, *, where: Where = None) -> int:
         """Removes records and their vectors; their ids are not given again.
@@ -300,25 +311,73 @@ class Collection(Questions):
         self._generation = Generation.open(self.path, dataclasses.replace(layout, check=check))
         self._generation.layout = layout
         old.close()
-        self._selections.clear()
+        self._forget()
 
     def _change(self) -> None:
         self._generation.work()
         self._dirty = True
-        self._selections.clear()
+        self._forget()
+
+    def _replace(self, ids: np.ndarray, records: Sequence[Record]) -> list[tuple[Space, np.ndarray]]:
+        """Puts records in the place of others; vectors of texts that are no longer the same go.
+
+        Returns:
+            The spaces where some went, and whose they were.
+        """
+        working = self._generation.records
+        before = working.get(ids)
+        working.replace(ids.tolist(), records)
+        changed = [
+            int(i)
+            for i, record in zip(ids, records, strict=True)
+            if "text" in (record.kind, before[int(i)].kind)
+            and (before[int(i)].kind, before[int(i)].text) != (record.kind, record.text)
+        ]
+        gone = []
+        for space in self._generation.spaces.values():
+            # Where only pictures were encoded, what a record says does not matter.
+            if changed and space.entry.modalities != ("image",):
+                there = np.intersect1d(np.array(changed, np.int64), space.backend.ids())
+                if len(there):
+                    space.remove(working, there)
+                    gone.append((space, there))
+        return gone
+
+    def _encode_again(self, space: Space, ids: Sequence[int], texts: Mapping[int, str]) -> None:
+        """Gives texts the vectors of what they say now, if the space's encoder is at hand."""
+        for encoder in fitting_encoders("text", [space.entry.encoder_id], self._encoders):
+            fits = readable(encoder, [texts[i] for i in ids])
+            known = [i for i, fit in zip(ids, fits, strict=True) if fit]
+            if known:
+                vectors = encode(encoder, [texts[i] for i in known])
+                space.add(self._generation.records, np.array(known, np.int64), vectors, "text")
 
     def _vectors(
         self, records: list[Record], take: np.ndarray, encoder: Encoder | str, vectors: Any, items: Sequence[Any] | None
-    ) -> tuple[np.ndarray, str, int, str | None]:
-        """The vectors of the records that are taken, their encoder_id and dim, and what they were made from."""
+    ) -> _Made:
+        """The vectors of the records that are taken."""
         if vectors is not None:
             name, dim, kind = _names(encoder, vectors, None)
-            return as_vectors(np.asarray(vectors)[take], dim), name, dim, kind
+            return _Made(take, as_vectors(np.asarray(vectors)[take], dim), name, dim, kind)
         encoder = check_encoder(encoder)
-        chosen = [record.text for record in records] if items is None else [items[i] for i in take]
+        chosen = [records[i].text if items is None else items[i] for i in take]
         if items is None and (encoder.modality != "text" or not all(chosen)):
             raise UsageError("expected items or vectors: only texts that are not empty are encoded from the records")
-        return encode(encoder, chosen), encoder.encoder_id, encoder.dim, encoder.modality
+        if encoder.modality == "text":
+            fits = readable(encoder, chosen)
+            take, chosen = take[fits], [text for text, fit in zip(chosen, fits, strict=True) if fit]
+        return _Made(take, encode(encoder, chosen), encoder.encoder_id, encoder.dim, encoder.modality)
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class _Made:
+    """Vectors, (n, dim), of the records at some places of a list; their encoder_id, and what they were made from."""
+
+    places: np.ndarray
+    vectors: np.ndarray
+    encoder_id: str
+    dim: int
+    modality: str | None
 
 
 def _names(encoder: Encoder | str, vectors: Any, modality: str | None) -> tuple[str, int, str | None]:

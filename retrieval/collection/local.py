@@ -6,7 +6,7 @@ memory and always compared one by one, so what was just added is found as surely
 
 How a search is done, and `Found.how` says so:
 
-- a GPU has the vectors and there is no filter: every one is compared there, see `gpu.py`
+- a GPU has the vectors and nearly all of them pass: every one is compared there, see `gpu.py`
 - no lists, or few rows pass the filter (less than a tenth): every one is compared
 - else the lists, with the filter inside; what is found is checked against the filter and scored again
 - fewer than k found: every one is compared after all
@@ -198,8 +198,8 @@ class FaissBackend:
     def _one(self, query: np.ndarray, k: int, selection: Selection, exact: bool) -> Found:
         if k <= 0:
             return Found(np.empty(0, np.int64), np.empty(0, np.float32), "nothing to compare", True)
-        if self._gpu is not None and selection is self._all:
-            found = self._by_gpu(self._gpu, query, k)
+        if self._gpu is not None:
+            found = self._by_gpu(self._gpu, query, k, selection)
             if found is not None:
                 return found
         if self.ivf and not exact and len(selection) >= FEW * len(self._all):
@@ -214,17 +214,18 @@ class FaissBackend:
             self._gpu.add(self._base)
             self._gpu.add(self._rest)
 
-    def _by_gpu(self, gpu: GpuFlat, query: np.ndarray, k: int) -> Found | None:
+    def _by_gpu(self, gpu: GpuFlat, query: np.ndarray, k: int, selection: Selection) -> Found | None:
         """The nearest for certain, found by a GPU; None where its rounding, or its limit, could have hidden one."""
-        masked = len(self._ids) - len(self._all)
+        # It knows no filter: what does not pass is found, too, and taken out.
+        masked = len(self._ids) - len(selection)
         if k + _SPARE + masked > MOST:
             return None
         rows, floor = gpu.top(query, k + _SPARE + masked)
-        rows = rows[self._all.mask[rows]]
+        rows = rows[selection.mask[rows]]
         scores, ids = best(exact_scores(self._gather(rows), query), self._ids[rows], k)
         if len(scores) < k or scores[-1] <= floor + MARGIN:
             return None
-        return Found(ids, scores, f"all {len(self._all):,} compared on a GPU", exact=True)
+        return Found(ids, scores, f"all {len(selection):,} compared on a GPU", exact=True)
 
     def _by_lists(self, ivf: Ivf, query: np.ndarray, k: int, selection: Selection) -> Found | None:
         """The nearest that the lists find, with exact scores; None where they find fewer than k."""

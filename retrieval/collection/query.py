@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -15,14 +14,23 @@ import numpy as np
 
 from ...errors import PalynoError, RejectedModelError, UnknownModelError, UsageError
 from ..encoders import Encoder
-from .backend import Found
-from .record import Record, nfc
+from .record import Kind, nfc
 from .vectors import as_vectors
 
 if TYPE_CHECKING:
     from .space import Space
 
-__all__ = ["Asked", "ask", "check_encoder", "encode", "fitting_encoders", "reasons", "shipped_encoders"]
+__all__ = [
+    "Asked",
+    "ask",
+    "check_encoder",
+    "check_words",
+    "encode",
+    "fitting_encoders",
+    "is_vector",
+    "pick",
+    "shipped_encoders",
+]
 
 # The encoders that ship, by what they read; imported when first needed.
 _SHIPPED = {
@@ -33,10 +41,8 @@ _SHIPPED = {
 # Encoders of what a detector's pass finds: queries go to their spaces, but single pictures do not come in by them.
 _FOR_QUERIES = {"text": (), "image": ("..encoders.image:RegionEncoder",)}
 
-_WORD = re.compile(r"[^\W\d_]{3,}")
-_COMMON = frozenset(
-    ("and", "are", "for", "from", "has", "have", "its", "not", "than", "that", "the", "this", "was", "were", "with")
-)
+# Of words to search for: a page or two. A whole document is not a question.
+_LONGEST = 10_000
 
 
 @dataclass(frozen=True, eq=False)
@@ -56,34 +62,93 @@ class Asked:
     encoder: Encoder | None = None
 
 
-def ask(query: Any, encoder: Encoder | str | None, spaces: Mapping[str, Space], encoders: Sequence[Encoder]) -> Asked:
+def ask(query: Any, encoder: Encoder | str | None, spaces: Mapping[str, Space]) -> Asked:
     """Finds the space of a query and its vector there.
 
     Args:
         query: Words; a picture as a `Path`, a Pillow image or an array (H, W, 3) uint8; or a vector, (dim,).
-        encoder: What to encode it with, or the encoder_id of a vector; None takes the encoder of the only space that
-            fits.
+        encoder: What to encode it with, as `pick` finds it; of a vector, also its encoder_id.
         spaces: The spaces there are.
+
+    Raises:
+        UsageError: A vector without its encoder_id; a query that is nothing of these.
+        RejectedModelError: The encoder's space is not here.
+    """
+    if is_vector(query):
+        return _ask_vector(query, encoder, spaces)
+    encoder = check_encoder(encoder)
+    space = _space(encoder.encoder_id, spaces)
+    return Asked(space, encode(encoder, [query]), query if isinstance(query, str) else "", encoder)
+
+
+def is_vector(query: Any) -> bool:
+    """Whether a query is a vector; other arrays are pictures."""
+    return isinstance(query, np.ndarray) and query.ndim == 1
+
+
+def pick(
+    modality: str, kind: Kind, encoder: Encoder | str | None, spaces: Mapping[str, Space], encoders: Sequence[Encoder]
+) -> Encoder:
+    """The encoder of a query: the one that is asked for, or that of the only space that fits.
+
+    Texts that were encoded for their own sake and for pictures too are searched for by words in the former space.
+
+    Args:
+        modality: Of the query.
+        kind: What is searched for.
+        encoder: What is asked for, or its encoder_id.
+        spaces: The spaces that hold what is searched for.
         encoders: Encoders to choose from, before those that ship.
 
     Raises:
-        UsageError: A vector without its encoder_id; a query that is nothing of these; several spaces that fit.
-        RejectedModelError: The encoder's space is not here.
+        UsageError: Another modality; there is none of that id at hand; several spaces fit.
+        RejectedModelError: No space fits.
     """
-    if isinstance(query, np.ndarray) and query.ndim == 1:
-        return _ask_vector(query, encoder, spaces)
-    modality = "text" if isinstance(query, str) else "image"
     if isinstance(encoder, str):
         found = [one for one in _choices(modality, encoders) if one.encoder_id == encoder]
         if not found:
-            raise UsageError(f"expected the encoder_id of a {modality} encoder that is at hand, got {encoder!r}")
+            raise UsageError(
+                f"expected the encoder_id of a {modality} encoder that is at hand, "
+                f"{_listed(one.encoder_id for one in _choices(modality, encoders))}; got {encoder!r}"
+            )
         encoder = found[0]
-    if encoder is None:
-        encoder = _only(modality, spaces, encoders)
-    if encoder.modality != modality:
-        raise UsageError(f"{encoder.encoder_id}: expected {encoder.modality} to encode, got {modality}")
-    space = _space(encoder.encoder_id, spaces)
-    return Asked(space, encode(encoder, [query]), query if isinstance(query, str) else "", encoder)
+    if encoder is not None:
+        if encoder.modality != modality:
+            raise UsageError(f"{encoder.encoder_id}: expected {encoder.modality} to encode, got {modality}")
+        return encoder
+    fitting = fitting_encoders(modality, spaces, encoders)
+    if modality == kind == "text":
+        own = [one for one in fitting if "image" not in spaces[one.encoder_id].entry.modalities]
+        fitting = own or fitting
+    if len(fitting) == 1:
+        return fitting[0]
+    if fitting:
+        raise UsageError(
+            f"expected encoder= (--space on the command line) to say which space is meant, as {modality} is encoded "
+            f"for several: {', '.join(one.encoder_id for one in fitting)}"
+        )
+    names = dict.fromkeys(one.encoder_id for one in _choices(modality, encoders))
+    raise RejectedModelError(
+        f"expected {kind}s with vectors that {modality} can be compared with: they have {_listed(spaces)}, and of "
+        f"{modality} encoders there is at hand {_listed(names)}; add them with one of these (palyno index add "
+        "--update), or give encoder="
+    )
+
+
+def check_words(query: str) -> str:
+    """Words to search for.
+
+    Raises:
+        UsageError: There is no letter or digit in them, or more than 10,000 characters.
+    """
+    if len(query) > _LONGEST:
+        raise UsageError(
+            f"expected words to search for, at most {_LONGEST:,} characters, got {len(query):,}; take the sentence "
+            "that matters"
+        )
+    if not any(map(str.isalnum, query)):
+        raise UsageError(f"expected words to search for, got {query!r:.80} without a letter or digit")
+    return nfc(query)
 
 
 def encode(encoder: Encoder, items: Sequence[Any]) -> np.ndarray:
@@ -111,10 +176,7 @@ def shipped_encoders(modality: str) -> Iterator[Encoder]:
 def _at_hand(places: Iterable[str]) -> Iterator[Encoder]:
     for place in places:
         module, name = place.split(":")
-        try:
-            kind = getattr(import_module(module, __package__), name)
-        except (ImportError, AttributeError):
-            continue
+        kind = getattr(import_module(module, __package__), name)
         with suppress(UnknownModelError):
             yield _made(kind)
 
@@ -129,23 +191,6 @@ def fitting_encoders(modality: str, spaces: Iterable[str], encoders: Sequence[En
     """The encoders of a modality whose spaces there are, in the order of these."""
     choices = {one.encoder_id: one for one in reversed(list(_choices(modality, encoders)))}
     return [choices[encoder_id] for encoder_id in spaces if encoder_id in choices]
-
-
-def reasons(asked: Asked, found: Found, records: Sequence[Record]) -> list[tuple[str, ...]]:
-    """Why each record answers a query, in words; how the space was searched comes last.
-
-    An encoder that can say more has `explain(query, vectors)`, which gives the reasons of each vector.
-    """
-    said: list[tuple[str, ...]] = [()] * len(records)
-    explain = getattr(asked.encoder, "explain", None)
-    if explain and asked.words and records:
-        said = [tuple(more) for more in explain(asked.words, asked.space.backend.vectors(found.ids))]
-    words = set(_words(asked.words))
-    how = f"near in {asked.space.entry.encoder_id}: {found.how}"
-    for i, record in enumerate(records):
-        shared = words & {word for text in (record.taxon, record.text) if text for word in _words(text)}
-        said[i] = (*([f"shares {', '.join(sorted(shared))}"] if shared else []), *said[i], how)
-    return said
 
 
 def _ask_vector(query: np.ndarray, encoder: Encoder | str | None, spaces: Mapping[str, Space]) -> Asked:
@@ -167,23 +212,6 @@ def _space(encoder_id: str, spaces: Mapping[str, Space]) -> Space:
     return spaces[encoder_id]
 
 
-def _only(modality: str, spaces: Mapping[str, Space], encoders: Sequence[Encoder]) -> Encoder:
-    """The encoder of the one space that a query of this kind can be in."""
-    fitting = fitting_encoders(modality, spaces, encoders)
-    if len(fitting) == 1:
-        return fitting[0]
-    if fitting:
-        raise UsageError(
-            f"expected encoder= to say which space is meant, as {modality} is encoded for several: "
-            f"{', '.join(one.encoder_id for one in fitting)}"
-        )
-    names = dict.fromkeys(one.encoder_id for one in _choices(modality, encoders))
-    raise RejectedModelError(
-        f"expected a space that takes {modality}: the collection has {_listed(spaces)}, and of {modality} encoders "
-        f"there is at hand {', '.join(names) or 'none'}; give encoder=, or add the records with one of these"
-    )
-
-
 def _choices(modality: str, encoders: Sequence[Encoder]) -> Iterator[Encoder]:
     yield from (one for one in encoders if one.modality == modality)
     try:
@@ -195,7 +223,7 @@ def _choices(modality: str, encoders: Sequence[Encoder]) -> Iterator[Encoder]:
 
 
 def _listed(spaces: Iterable[str]) -> str:
-    return ", ".join(spaces) or "none, as it is empty"
+    return ", ".join(spaces) or "none"
 
 
 def _picture(item: Any) -> np.ndarray:
@@ -208,9 +236,3 @@ def _picture(item: Any) -> np.ndarray:
         item = Path(item)
     with slide_from(item) as slide:
         return slide.read(0, 0, slide.width, slide.height)
-
-
-def _words(text: str) -> Iterator[str]:
-    for word in _WORD.findall(nfc(text).casefold()):
-        if word not in _COMMON:
-            yield word

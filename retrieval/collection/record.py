@@ -11,10 +11,13 @@ from datetime import datetime
 from typing import Any, Literal
 
 from ...errors import UsageError
+from ..hybrid import Part
 
-__all__ = ["NUMBERS", "TEXTS", "Box", "Hit", "Pair", "Record", "extra_text", "nfc"]
+__all__ = ["KINDS", "NUMBERS", "TEXTS", "Box", "Hit", "Kind", "Pair", "Part", "Record", "extra_text", "nfc"]
 
 Box = tuple[float, float, float, float]
+Kind = Literal["grain", "text"]
+KINDS: tuple[Kind, ...] = ("grain", "text")
 
 # The columns that filters may name, by what they hold.
 TEXTS = ("kind", "key", "taxon", "slide", "reviewer", "time", "text")
@@ -65,7 +68,7 @@ class Record:
         extra: Further columns, anything that JSON can hold.
     """
 
-    kind: Literal["grain", "text"]
+    kind: Kind
     taxon: str | None = None
     slide: str | None = None
     box: Box | None = None
@@ -79,7 +82,7 @@ class Record:
     extra: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        if self.kind not in ("grain", "text"):
+        if self.kind not in KINDS:
             raise UsageError(f"kind: expected grain or text, got {self.kind!r}")
         for name in TEXTS:
             object.__setattr__(self, name, _string(name, getattr(self, name)))
@@ -136,20 +139,26 @@ class Hit:
 
     Attributes:
         id: Number of the record; never given to another one.
-        score: Cosine to the query, in [-1, 1].
+        score: What the answers are ordered by. Cosine to the query, in [-1, 1]; BM25 of texts found by words alone; of
+            texts found by both the fused score, 1 for one that is first in both.
         record: What it is.
-        encoder_id: The space that was searched: scores of two spaces do not compare.
-        reasons: Why it is here, in words.
+        encoder_id: The space that was searched, None where only words were compared: scores of two spaces do not
+            compare.
+        reasons: Why it is here, in words; how it was searched for comes last.
+        words: The place by words that a text has among those that pass.
+        vectors: The place by meaning that a text has among those that pass.
     """
 
     id: int
     score: float
     record: Record
-    encoder_id: str
+    encoder_id: str | None
     reasons: tuple[str, ...] = ()
+    words: Part | None = None
+    vectors: Part | None = None
 
     @property
-    def kind(self) -> str:
+    def kind(self) -> Kind:
         """`grain` or `text`."""
         return self.record.kind
 

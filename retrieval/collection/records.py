@@ -1,4 +1,4 @@
-"""The records of a collection as an SQLite file: what each grain or text is, and which row of a space is its vector.
+"""The records of a collection as an SQLite file: what each grain or text is, where its vectors are, the texts' words.
 
 A committed file is never written again: the next commit works on a copy. So a reader keeps what it opened, one hash of
 the whole file in the manifest shows any changed byte, and a killed commit leaves only a file that no manifest names.
@@ -18,7 +18,9 @@ from typing import Any
 import numpy as np
 
 from ...errors import RejectedModelError, UsageError
-from .record import Record, extra_text, nfc
+from ..lexical import SCHEMA as WORDS
+from .record import Kind, Record, extra_text, nfc
+from .texts import TextIndex
 from .where import Condition
 
 __all__ = ["Records"]
@@ -47,6 +49,10 @@ class Records:
         path: The file.
         write: Open it for writing.
 
+    Attributes:
+        path: The file.
+        words: The words of the texts.
+
     Raises:
         RejectedModelError: It is no such file.
     """
@@ -65,6 +71,8 @@ class Records:
                 self._database.execute("PRAGMA journal_mode = MEMORY")
                 self._database.execute("PRAGMA synchronous = OFF")
             self._check_schema()
+            with self.all_or_nothing():
+                self.words = TextIndex(self._database, self._texts, write=write)
         except sqlite3.Error as error:
             raise RejectedModelError(f"{path}: expected the records of a collection, got {error}") from error
 
@@ -73,7 +81,7 @@ class Records:
         """A new, empty file, open for writing."""
         path.unlink(missing_ok=True)
         database = sqlite3.connect(path, isolation_level=None)
-        for statement in _SCHEMA:
+        for statement in (*_SCHEMA, *WORDS):
             database.execute(statement)
         database.close()
         return cls(path, write=True)
@@ -95,6 +103,7 @@ class Records:
 
     def vacuum(self) -> None:
         """Gives back the room of what was deleted."""
+        self.words.lexicon.tidy()
         self._database.execute("VACUUM")
 
     def close(self) -> None:
@@ -137,6 +146,7 @@ class Records:
                         f"record {i}: expected a key that is not in the collection, got {record.key!r} again; "
                         "choose what happens with known ones, or leave it out"
                     ) from error
+            self.words.add(ids.tolist(), records)
         return ids
 
     def replace(self, ids: Iterable[int], records: Iterable[Record]) -> None:
@@ -147,10 +157,11 @@ class Records:
         """
         marks = ", ".join(f"{column} = ?" for column in _COLUMNS)
         with self.all_or_nothing():
-            for record_id, record in zip(ids, records, strict=True):
+            for record_id, record in zip(map(int, ids), records, strict=True):
+                old = self._ask("SELECT kind, taxon, text FROM records WHERE id = ?", (record_id,)).fetchone()
                 try:
                     done = self._database.execute(
-                        f"UPDATE records SET {marks} WHERE id = ?", (*_row(record), int(record_id))
+                        f"UPDATE records SET {marks} WHERE id = ?", (*_row(record), record_id)
                     )
                 except sqlite3.IntegrityError as error:
                     raise UsageError(
@@ -158,10 +169,14 @@ class Records:
                     ) from error
                 if not done.rowcount:
                     raise UsageError(f"expected the id of a record, got {record_id}; it may have been deleted")
+                if "text" in (record.kind, old[0]) and old != (record.kind, record.taxon, record.text):
+                    self.words.remove([record_id])
+                    self.words.add([record_id], [record])
 
     def delete(self, ids: Sequence[int] | np.ndarray) -> None:
-        """Removes records and the note where their vectors are."""
+        """Removes records, the note where their vectors are, and their words."""
         with self.all_or_nothing():
+            self.words.remove(ids)
             for table, column in (("vectors", "id"), ("records", "id")):
                 self._database.executemany(f"DELETE FROM {table} WHERE {column} = ?", ((int(i),) for i in ids))
 
@@ -194,6 +209,14 @@ class Records:
         """How many records pass a filter."""
         return int(self._one(f"SELECT count(*) FROM records WHERE {condition.sql}", condition.values))
 
+    def any(self, kind: Kind, condition: Condition, space: int | None = None) -> bool:
+        """Whether a record of a kind passes a filter and, where one is named, has a vector in a space."""
+        inside = "" if space is None else " AND EXISTS (SELECT 1 FROM vectors WHERE id = records.id AND space = ?)"
+        values = (kind, *condition.values, *(() if space is None else (space,)))
+        return bool(
+            self._one(f"SELECT EXISTS (SELECT 1 FROM records WHERE kind = ? AND ({condition.sql}){inside})", values)
+        )
+
     def by_key(self, keys: Iterable[str | None]) -> dict[str, int]:
         """The ids of the keys that are there."""
         wanted = list(dict.fromkeys(nfc(key) for key in keys if key is not None))
@@ -210,6 +233,13 @@ class Records:
             self._database.executemany(
                 "INSERT OR REPLACE INTO vectors (space, row, id) VALUES (?, ?, ?)",
                 ((space, first_row + i, record) for i, record in enumerate(ids.tolist())),
+            )
+
+    def unlink(self, space: int, ids: np.ndarray) -> None:
+        """Notes that records have no vector in a space any more."""
+        with self.all_or_nothing():
+            self._database.executemany(
+                "DELETE FROM vectors WHERE space = ? AND id = ?", ((space, record) for record in ids.tolist())
             )
 
     def relink(self, space: int, ids: np.ndarray) -> None:
@@ -240,7 +270,10 @@ class Records:
             found.append(f"{lost} vectors belong to no record")
         for record_id in self._ids_that_do_not_load():
             found.append(f"record {record_id} does not hold what it should")
-        return found
+        return found + self.words.faults()
+
+    def _texts(self) -> Iterator[tuple[int, str, str]]:
+        yield from self._ask("SELECT id, taxon, text FROM records WHERE kind = 'text' ORDER BY id", ())
 
     def _ids_that_do_not_load(self) -> Iterator[int]:
         for row in self._ask(f"SELECT id, {', '.join(_COLUMNS)} FROM records", ()):
@@ -251,10 +284,12 @@ class Records:
 
     def _check_schema(self) -> None:
         """Takes no file with views, triggers, or other tables: such run what their maker wrote."""
-        own = ("sqlite_sequence", "sqlite_autoindex_records_1", "sqlite_autoindex_vectors_1")
+        tables = ("records", "vectors", "lexicon_words")
+        own = ("sqlite_sequence", *(f"sqlite_autoindex_{table}_1" for table in tables))
         rows = self._database.execute("SELECT name, sql FROM sqlite_schema")
         found = {sql for name, sql in rows if name not in own}
-        if found != set(_SCHEMA):
+        # Files from before texts were searched by their words have none of them.
+        if found not in ({*_SCHEMA}, {*_SCHEMA, *WORDS}):
             raise RejectedModelError(
                 f"{self.path}: expected the tables of a collection of this version, got others; make the collection "
                 "anew with palyno index build"

@@ -115,6 +115,11 @@ class Space:
         self.backend.delete(ids)
         self._changed = True
 
+    def remove(self, records: Records, ids: np.ndarray) -> None:
+        """Takes the vectors of records away, which stay without."""
+        records.unlink(self.entry.number, ids)
+        self.delete(ids)
+
     def compact(self, folder: Path, records: Records, generation: int) -> None:
         """Moves the rows in use to a new file."""
         ids = records.rows(self.entry.number, self.store.rows)

@@ -57,6 +57,15 @@ class Condition:
     sql: str
     values: tuple[str | float | int, ...]
 
+    @property
+    def passes_all(self) -> bool:
+        """Whether there is no filter."""
+        return self.sql == "1"
+
+    def and_kind(self, kind: str) -> Condition:
+        """The same for records of a kind."""
+        return Condition(f"kind = ? and ({self.sql})", (kind, *self.values))
+
 
 @dataclass(frozen=True)
 class _Token:

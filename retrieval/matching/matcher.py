@@ -87,6 +87,10 @@ class Matcher(nn.Module):
             texts = [glossary.query(text).words or text for text in texts]
         return self.texts.features(texts)
 
+    def readable(self, texts: Sequence[str]) -> list[bool]:
+        """Which texts `read` takes."""
+        return self.texts.readable(texts)
+
     @torch.inference_mode()
     def embed_texts(self, texts: Sequence[str]) -> np.ndarray:
         """Unit vectors of texts, (n, dim) float32."""

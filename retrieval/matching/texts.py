@@ -10,7 +10,8 @@ from __future__ import annotations
 import hashlib
 import re
 from collections.abc import Sequence
-from functools import lru_cache
+from functools import cache, lru_cache
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -18,6 +19,9 @@ from torch import nn
 from torch.nn import functional
 
 from ...errors import UsageError
+
+if TYPE_CHECKING:
+    from ..encoders.text import TextEncoder
 
 __all__ = ["TEXT_MODELS", "TextTower", "ngrams", "words"]
 
@@ -49,6 +53,14 @@ def ngrams(text: str, model: str) -> list[str]:
     if model == "trigram-skip":
         found += [f"{a} _ {b}" for a, b in zip(row, row[2:], strict=False)]
     return found
+
+
+@cache
+def _sentences() -> TextEncoder:
+    # Its weights are read and hashed once, not for each phrase.
+    from ..encoders.text import TextEncoder
+
+    return TextEncoder()
 
 
 @lru_cache(maxsize=65536)
@@ -104,10 +116,14 @@ class TextTower(nn.Module):
             (n, PLACES) counts, (n, LONGEST) places of words, or (n, 384) sentence vectors.
         """
         if self.model == "minilm":
-            from ..encoders.text import TextEncoder
-
-            return torch.from_numpy(np.asarray(TextEncoder().encode(list(texts)), np.float32))
+            return torch.from_numpy(np.asarray(_sentences().encode(list(texts)), np.float32))
         return torch.from_numpy(_rows(texts) if self.model in ("gru", "mean") else _counts(texts, self.model))
+
+    def readable(self, texts: Sequence[str]) -> list[bool]:
+        """Which texts have something that `features` can read."""
+        if self.model == "minilm":
+            return _sentences().readable(list(texts)).tolist()
+        return [bool(words(text)) for text in texts]
 
     def forward(self, features: torch.Tensor) -> torch.Tensor:
         """Features -> (n, dim), unit length."""

@@ -41,6 +41,13 @@ _TERMS: dict[str, tuple[str, ...]] = {
     "apertures": tuple(apertures(number, kind)[0] for number, kind in _APERTURES),
     **{field: tuple(say(field, term) for term in TERMS[field]) for field in ("ornamentation", "shape")},
 }
+# What a text says that describes a form, in the glossary's terms; narrower ones count as these.
+_FORM = frozenset(
+    (
+        *("aperture", "inaperturate", "monosulcate", "annulate", "syncolpate", "heterocolpate", "saccate"),
+        *("tetrad", "polyad", *TERMS["ornamentation"], *TERMS["shape"]),
+    )
+)
 
 
 class WordsEncoder:
@@ -98,6 +105,26 @@ class WordsEncoder:
         with self._lock:
             return self.matcher.embed_texts(list(items))
 
+    def readable(self, items: Sequence[str]) -> list[bool]:
+        """Which phrases `encode` can read: those with a letter or digit that the sentence encoder knows."""
+        return self.matcher.readable(list(items))
+
+    def describes(self, items: Sequence[str]) -> list[bool]:
+        """Which texts say what a grain looks like, so that comparing them with pictures means something."""
+        return [not _FORM.isdisjoint(Glossary.shipped().concepts(text)) for text in items]
+
+    def looks(self, vectors: np.ndarray) -> list[tuple[str, ...]]:
+        """What grains look like: of apertures, ornamentation and shape the term that fits each best.
+
+        Args:
+            vectors: Of grains, (n, dim).
+
+        Returns:
+            For each grain such as `("triporate", "psilate", "spheroidal")`, as the glossary calls it.
+        """
+        best = {field: (np.asarray(vectors) @ self._of(field).T).argmax(1) for field in _TERMS}
+        return [tuple(_called(known[best[field][i]]) for field, known in _TERMS.items()) for i in range(len(vectors))]
+
     def explain(self, query: str, vectors: np.ndarray) -> list[tuple[str, ...]]:
         """Which of the traits that a query asks for grains look like.
 
@@ -107,19 +134,26 @@ class WordsEncoder:
 
         Returns:
             For each grain `("looks triporate, psilate",)`: the terms of the query that fit it better than the other
-            terms of their kind; or nothing.
+            terms of their kind; those that it does not want; or nothing.
         """
-        said: list[list[str]] = [[] for _ in vectors]
-        for term in Glossary.shipped().query(query).terms:
-            for field, known in _TERMS.items():
-                if term in known:
-                    fit = np.asarray(vectors) @ self._of(field).T
-                    for i in np.flatnonzero(fit.argmax(1) == known.index(term)):
-                        said[i].append(term)
-        return [(f"looks {', '.join(terms)}",) if terms else () for terms in said]
+        asked = Glossary.shipped().query(query)
+        if not any(term == _called(one) for term in asked.said for known in _TERMS.values() for one in known):
+            return [()] * len(vectors)
+        reasons = []
+        for seen in self.looks(vectors):
+            said = [str(asked.said[term]) for term in asked.terms if term in seen]
+            unwanted = [str(asked.said[term]) for term in seen if term in asked.unwanted]
+            against = [f"looks {', '.join(unwanted)}, which is not wanted"] if unwanted else []
+            reasons.append((*([f"looks {', '.join(said)}"] if said else []), *against))
+        return reasons
 
     def _of(self, field: str) -> np.ndarray:
         with self._lock:
             if field not in self._fields:
                 self._fields[field] = self.encode([f"{term} grain" for term in _TERMS[field]])
             return self._fields[field]
+
+
+def _called(term: str) -> str:
+    """What the glossary calls a term: `periporate` for `pantoporate`."""
+    return next(iter(Glossary.shipped().query(term).terms), term)

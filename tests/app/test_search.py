@@ -58,40 +58,78 @@ def run(*arguments, code=0):
     return json.loads(done.stdout) if "--json" in arguments else done.output
 
 
-def test_each_space_has_a_list_of_its_own(collection):
+def lists(told):
+    return {one["in"]: one["hits"] for one in told["lists"]}
+
+
+def ids(told):
+    return {name: [hit["id"] for hit in hits] for name, hits in lists(told).items()}
+
+
+def test_grains_and_texts_have_lists_of_their_own(collection):
     told = run(collection, "bbb pores", "--json")
-    assert [space["encoder_id"] for space in told["spaces"]] == ["shared", "words only"]
-    shared, alone = (space["hits"] for space in told["spaces"])
-    assert [hit["id"] for hit in shared] == [2, 5, 4, 1, 3]
-    assert [hit["id"] for hit in alone] == [5, 4]
-    assert [hit["score"] for hit in shared] == sorted((hit["score"] for hit in shared), reverse=True)
-    assert shared[1]["reasons"][0] == "shares pores"
-    assert shared[0]["taxon"] == "Betula" and shared[0]["box"] == [1, 2, 31, 42]
-    assert (told["words"], told["k"], told["where"]) == ("bbb pores", 10, None)
+    # The texts are in a space of their own, too, which is theirs.
+    assert [(one["in"], one["encoder_id"]) for one in told["lists"]] == [("grains", "shared"), ("texts", "words only")]
+    assert ids(told) == {"grains": [2, 1, 3], "texts": [5, 4]}
+    first, second = lists(told)["texts"]
+    assert (first["score"], first["words"]["rank"], first["vectors"]["rank"]) == (1, 1, 1)
+    assert "words" not in second and second["vectors"]["rank"] == 2
+    assert second["score"] == pytest.approx(0.5 / 62 / (1.5 / 61), abs=1e-6)
+    assert first["reasons"] == ["says porate (pores)", "1st by words, 1st by meaning", told["lists"][1]["how"]]
+    grain = lists(told)["grains"][0]
+    assert grain["taxon"] == "Betula" and grain["box"] == [1, 2, 31, 42] and "vectors" not in grain
+    assert (told["words"], told["k"], told["where"], told["not_searched"]) == ("bbb pores", 10, None, {})
 
 
-def test_a_picture_finds_its_like_in_the_spaces_of_pictures_only(collection, tmp_path):
+def test_only_what_is_asked_for_is_searched(collection, tmp_path):
+    assert ids(run(collection, "bbb", "--in", "texts", "--json")) == {"texts": [5, 4]}
+    assert ids(run(collection, "bbb", "--in", "grains", "-k", 1, "--json")) == {"grains": [2]}
+    assert ids(run(collection, "pores", "--by", "words", "--json")) == {"texts": [5]}
+    by_meaning = run(collection, "bbb", "--by", "vectors", "--json")
+    assert ids(by_meaning) == {"grains": [2, 1, 3], "texts": [5, 4]}
+    assert lists(by_meaning)["texts"][0]["score"] == lists(by_meaning)["texts"][0]["vectors"]["score"]
+    assert ids(run(collection, "bbb", "--where", "id < 3", "--json")) == {"grains": [2, 1]}
+    assert ids(run(collection, "bbb", "--space", "words only", "--json")) == {"texts": [5, 4]}
+    assert ids(run(collection, "bbb", "--where", "taxon = 'Pinus'", "--json")) == {}
+    assert "no record passes the filter" in run(collection, "bbb", "--where", "taxon = 'Pinus'")
+    assert "nothing found in texts" in run(collection, "oaks", "--by", "words")
+
+
+def test_a_picture_finds_grains_and_where_asked_descriptions(collection, tmp_path):
     told = run(collection, "--image", tmp_path / "green.png", "-k", 1, "--json")
-    assert [space["encoder_id"] for space in told["spaces"]] == ["shared"]
-    assert told["spaces"][0]["hits"][0]["taxon"] == "Betula"
+    assert ids(told) == {"grains": [2]} and told["lists"][0]["encoder_id"] == "shared"
+    assert ids(run(collection, "--image", tmp_path / "green.png", "--in", "texts", "--json")) == {"texts": [5, 4]}
 
 
 def test_filters_and_spaces_narrow_the_search(collection):
     arguments = (collection, "aaa", "--space", "shared", "--json")
     where = "kind = 'grain' and width_um < 30"
-    assert [hit["id"] for hit in run(*arguments, "--where", where, "-k", 2)["spaces"][0]["hits"]] == [2, 3]
-    assert run(*arguments, "--where", "taxon = 'Pinus'")["spaces"][0]["hits"] == []
-    exact = run(*arguments, "--exact")
-    assert exact == run(*arguments)
+    assert ids(run(*arguments, "--where", where, "-k", 2)) == {"grains": [2, 3]}
+    assert [one["encoder_id"] for one in run(*arguments)["lists"]] == ["shared", "shared"]
+    assert run(*arguments, "--exact") == run(*arguments)
 
 
-def test_the_table_shows_scores_places_and_reasons(collection):
+def test_a_kind_that_cannot_be_searched_does_not_hide_the_other(collection, monkeypatch):
+    alone = Letters("text", "words only")
+    monkeypatch.setattr(query, "shipped_encoders", lambda modality: iter([alone] if modality == "text" else []))
+    told = run(collection, "bbb", "--json")
+    assert ids(told) == {"texts": [5, 4]}
+    assert "expected grains with vectors that text can be compared with" in told["not_searched"]["grains"]
+    assert "grains were not searched: expected grains with vectors" in run(collection, "bbb")
+    assert "expected grains with vectors" in run(collection, "bbb", "--in", "grains", code=5)
+
+
+def test_the_tables_show_scores_places_and_reasons(collection):
     shown = run(collection, "bbb pores")
-    for word in ("score", "1.000", "Betula", "s.tif", "at 1, 2", "25.0 x 20.0 µm", "shares pores", "[bold]", "…"):
+    for word in ("Grains", "Texts", "score", "1.000", "Betula", "s.tif", "at 1, 2", "25.0 x 20.0 µm", "[bold]", "…"):
         assert word in shown
-    assert "near in shared: all 5 compared" in shown and "near in words only: all 2 compared" in shown
-    assert "Salix × cinerea" in shown
-    assert "nothing in shared passes" in run(collection, "a", "--where", "id > 99")
+    for word in ("BM25", "cosine", "says porate", "1st by words", "2nd by meaning", "-   "):
+        assert word in shown
+    assert "near in shared: all 3 compared" in shown and "Salix × cinerea" in shown
+    assert (
+        "read as porate (pores); by words: BM25 over 2 texts; by meaning: near in words only: all 2 compared" in shown
+    )
+    assert "BM25 " not in run(collection, "bbb pores", "--by", "vectors")
 
 
 def test_what_cannot_be_meant_is_refused_with_its_code(collection, tmp_path):
@@ -100,10 +138,15 @@ def test_what_cannot_be_meant_is_refused_with_its_code(collection, tmp_path):
     run(collection, "x", "-k", 0, code=2)
     run(collection, "x", "--where", "colour = 'red'", code=2)
     run(collection, "--image", tmp_path / "nothing.png", code=2)
-    assert "vectors of other" in run(collection, "x", "--space", "other", code=5)
+    run(collection, "x", "--in", "slides", code=2)
+    run(collection, "x", "--by", "words", "--in", "grains", code=2)
+    run(collection, "--image", tmp_path / "green.png", "--by", "words", code=2)
+    assert "without a letter or digit" in run(collection, " ", code=2)
+    assert "at most 10,000 characters" in run(collection, "x" * 10_001, code=2)
+    assert "spaces shared, words only, got other" in run(collection, "x", "--space", "other", code=5)
     run(tmp_path / "nowhere", "x", code=5)
     Collection.create(tmp_path / "empty").close()
-    assert "none, as it is empty" in run(tmp_path / "empty", "x", code=5)
+    assert "palyno index add puts some in" in run(tmp_path / "empty", "x", code=4)
     (tmp_path / "text.png").write_text("no picture")
     assert run(collection, "--image", tmp_path / "text.png", "--json", code=3)["error"]["exit_code"] == 3
 
@@ -127,6 +170,38 @@ def test_the_shipped_encoders_meet_in_a_collection(samples, tmp_path):
         for i in (0, 5):
             assert made.search(crops[i], 1)[0].id == i + 1
     told = run(tmp_path / "c", "triporate grain with a smooth wall", "-k", 3, "--json")
-    by_space = {space["encoder_id"]: space["hits"] for space in told["spaces"]}
-    assert {hit["kind"] for hit in by_space[pictures[0].encoder_id]} == {"grain"}
-    assert [hit["text"] for hit in by_space[words[0].encoder_id]] == ["Betula has three pores."]
+    assert [(one["in"], one["encoder_id"]) for one in told["lists"]] == [
+        ("grains", pictures[0].encoder_id),
+        ("texts", words[0].encoder_id),
+    ]
+    assert {hit["kind"] for hit in lists(told)["grains"]} == {"grain"}
+    assert [hit["text"] for hit in lists(told)["texts"]] == ["Betula has three pores."]
+
+
+def test_a_grain_finds_the_descriptions_that_say_what_it_looks_like(samples, tmp_path):
+    from palyno.app.collecting import collect
+    from palyno.data.annotations.coco import read_coco
+    from palyno.data.slides import open_slide
+    from palyno.retrieval.collection.query import shipped_encoders
+    from palyno.retrieval.matching.words import WordsEncoder
+
+    pictures = list(shipped_encoders("image"))
+    if not pictures or pictures[0].encoder_id not in [one.encoder_id for one in shipped_encoders("text")]:
+        pytest.skip("the weights of the encoders are not installed")
+    said = ["Tricolporate, reticulate, prolate.", "Spherical, periporate, with long spines.", "On honey and its trade."]
+    (tmp_path / "texts.txt").write_text("\n\n".join(said))
+    scene = next(image for image in read_coco(samples / "truth.json") if image.image == "composed.jpg")
+    x1, y1, x2, y2 = map(int, scene.boxes[list(scene.labels).index("Sida cerradoensis")])
+    with open_slide(samples / "composed.jpg") as slide:
+        grain = slide.read(x1, y1, x2 - x1, y2 - y1)
+    Image.fromarray(grain).save(tmp_path / "sida.png")
+    with Collection.create(tmp_path / "c") as made:
+        collect(made, [tmp_path / "texts.txt"])
+        # What says nothing of a form is no description.
+        assert made.info()["spaces"][1]["vectors"] == 2
+    told = run(tmp_path / "c", "--image", tmp_path / "sida.png", "--in", "texts", "--json")
+    first = lists(told)["texts"][0]
+    assert first["text"] == said[1]
+    looks = WordsEncoder().looks(pictures[0].encode([grain]))[0]
+    assert first["reasons"][0] == f"says {', '.join(term for term in looks if term != 'oblate')}, as the grain looks"
+    assert told["lists"][0]["how"].startswith(f"the picture looks {', '.join(looks)}; near in")

@@ -114,3 +114,44 @@ def test_tables_that_cannot_be_meant_are_refused():
         Glossary({"a": [], "b": []}, broader={"a": "b", "b": "a"})
     with pytest.raises(InputError, match="expected words"):
         Glossary({"a": ["*"]})
+
+
+@pytest.mark.parametrize(
+    ("query", "expected"),
+    [
+        ("dreiporiger Pollen ohne Luftsäcke", ["triporate (German dreiporiger)", "saccate (German Luftsäcke)"]),
+        ("grano triporado", ["triporate (Spanish triporado)"]),
+        ("parois LISSES", ["psilate (French LISSES)"]),
+        ("three pores, Psilate", ["triporate (three pores)", "psilate"]),
+        ("Birke", ["Betula (German Birke)"]),
+        ("Betula", ["Betula"]),
+    ],
+)
+def test_a_query_tells_how_it_says_each_term_and_in_which_language(query, expected):
+    for form in ("NFC", "NFD"):
+        said = Glossary.shipped().query(unicodedata.normalize(form, query)).said
+        assert [str(one) for one in said.values()] == expected
+        assert all(term == one.term for term, one in said.items())
+
+
+def test_what_is_negated_is_told_as_such():
+    asked = Glossary.shipped().query("smooth, ohne Stacheln, with spines that are not smooth")
+    # What is wanted once is not unwanted.
+    assert {term: one.negated for term, one in asked.said.items()} == {"psilate": False, "echinate": False}
+    assert {term: one.negated for term, one in Glossary.shipped().query("not spiny").said.items()} == {"echinate": True}
+
+
+def test_what_only_negates_leaves_no_words_and_the_sentence_as_it_was():
+    for query in ("ohne Stacheln", "not spiny", "sin espinas"):
+        asked = Glossary.shipped().query(query)
+        assert (asked.words, asked.sentence, asked.unwanted) == ("", query, {"echinate"})
+    assert Glossary.shipped().query("grain without spines").words == "grain without"
+
+
+def test_glossaries_that_read_documents_alike_have_the_same_digest():
+    one = Glossary({"a": ["b c"], "d": []}, {"a": "d"}, {"a": "meaning"})
+    assert one.digest == Glossary({"d": [], "a": ["B  c"]}, {"a": "d"}).digest
+    assert (
+        len({one.digest, Glossary({"a": ["b c"], "d": []}).digest, Glossary({"a": ["b"], "d": []}, {"a": "d"}).digest})
+        == 3
+    )

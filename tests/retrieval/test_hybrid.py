@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from palyno import UsageError
 from palyno.retrieval.encoders.text import TextEncoder
-from palyno.retrieval.fusion import fuse
+from palyno.retrieval.fusion import RRF_K, fuse
 from palyno.retrieval.glossary import Glossary
 from palyno.retrieval.hybrid import VECTOR_WEIGHT, TextSearch
 from palyno.retrieval.lexical import Lexicon
@@ -34,8 +34,31 @@ def test_without_a_glossary_it_is_the_fusion_of_bm25_and_cosine(encoder):
     lexicon.add(list(TEXTS), list(TEXTS.values()))
     cosine = encoder.encode(list(TEXTS.values())) @ encoder.encode([query])[0]
     by_meaning = [number for _, number in sorted(zip(-cosine, TEXTS, strict=True))]
-    expected = fuse([[n for n, _ in lexicon.search(query, 9)], by_meaning], weights=[1, VECTOR_WEIGHT])
-    assert [(one.number, one.score) for one in make(encoder).search(query)] == expected
+    words = lexicon.search(query, 9)
+    expected = fuse([[n for n, _ in words], by_meaning], weights=[1, VECTOR_WEIGHT])
+    found = make(encoder).search(query)
+    best = (1 + VECTOR_WEIGHT) / (RRF_K + 1)
+    assert [(one.number, one.score) for one in found] == [(n, pytest.approx(score / best)) for n, score in expected]
+    assert {one.number: (one.words.rank, one.words.score) for one in found if one.words} == {
+        n: (rank, score) for rank, (n, score) in enumerate(words, 1)
+    }
+    places = {one.number: one.vectors for one in found}
+    assert [places[n].rank for n in by_meaning] == [1, 2, 3, 4]
+    assert [places[n].score for n in TEXTS] == pytest.approx(cosine, abs=1e-6)
+
+
+def test_the_first_in_every_ranking_has_one(encoder):
+    for vectors, words in ((True, True), (True, False), (False, True)):
+        found = make(encoder if vectors else None, words=words).search("Triporate grains with a smooth wall.")
+        assert found[0].number == 3 and found[0].score == pytest.approx(1)
+
+
+def test_a_query_that_only_negates_finds_what_is_not_that(encoder):
+    search = make(encoder, glossary=Glossary.shipped())
+    for query in ("ohne Stacheln", "not spiny"):
+        found = search.search(query)
+        assert [one.number for one in found][-1] == 8 and len(found) == 4
+        assert all(one.words is None for one in found)
 
 
 def test_terms_are_found_in_other_languages_and_what_is_not_wanted_comes_last(encoder):

@@ -57,12 +57,15 @@ def test_rounding_on_a_gpu_changes_no_answer(rounded, unit):
     assert told == {"all 2,400 compared on a GPU", "all 2,400 compared"}
 
 
-def test_filters_never_reach_the_gpu(rounded, unit):
-    backend = FaissBackend(8, np.arange(100), unit(100, 8), device="cuda")
-    backend.search(unit(1, 8), 5, within=backend.select(np.arange(0, 100, 2)))
-    assert rounded.calls == 0
-    backend.search(unit(1, 8), 5)
-    assert rounded.calls == 1 and backend.stats()["device"] == "cuda"
+def test_a_filter_reaches_the_gpu_only_where_it_leaves_out_a_few(rounded, unit):
+    vectors, queries = unit(5000, 8), unit(5, 8, seed=1)
+    backend, alone = (FaissBackend(8, np.arange(5000), vectors, device=device) for device in ("cuda", "cpu"))
+    for step, calls in ((2, 0), (5, 5), (1, 10)):
+        ids = np.flatnonzero(np.arange(5000) % step) if step == 5 else np.arange(0, 5000, step)
+        found, wanted = (one.search(queries, 5, within=one.select(ids)) for one in (backend, alone))
+        assert rounded.calls == calls and backend.stats()["device"] == "cuda"
+        for first, second in zip(found, wanted, strict=True):
+            assert np.array_equal(first.ids, second.ids) and np.array_equal(first.scores, second.scores)
 
 
 def test_a_device_that_is_not_there_is_refused(filled):

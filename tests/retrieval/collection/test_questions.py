@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import threading
+import unicodedata
 
 import numpy as np
 import pytest
@@ -67,11 +68,23 @@ def test_words_pictures_files_and_vectors_find_the_same_grain(collection, tmp_pa
 
 
 def test_an_answer_says_what_it_is_and_why(collection):
-    collection.add([Record(kind="text", taxon="Pinus", text="Blue, with two air sacs.")], Colours("text"))
-    hit = collection.search("blue grain with sacs", 1, "kind = 'text'")[0]
-    assert isinstance(hit, Hit) and (hit.id, hit.kind, hit.encoder_id) == (5, "text", "colours")
-    assert hit.score == pytest.approx(1)
-    assert hit.reasons == ("shares blue, sacs", "near in colours: all 1 compared")
+    texts = ["Blue, with two air sacs.", "Blue and spiny.", "Red: three pores."]
+    collection.add([Record(kind="text", taxon="Pinus", text=text) for text in texts], Colours("text"))
+    hits = collection.search("blue pine ohne Stacheln, drei Poren", 3, "kind = 'text'")
+    hit = hits[0]
+    assert isinstance(hit, Hit) and (hit.id, hit.kind, hit.encoder_id) == (7, "text", "colours")
+    # First by words; third by meaning, which has half the weight.
+    assert hit.score == pytest.approx((1 / 61 + 0.5 / 63) / (1.5 / 61))
+    assert (hit.words.rank, hit.vectors.rank, hit.vectors.score) == (1, 3, 0)
+    how = hit.reasons[-1]
+    said = "says Pinus (pine), triporate (German drei Poren)"
+    assert hit.reasons == (said, "1st by words, 3rd by meaning", how)
+    assert how == (
+        "read as Pinus (pine), triporate (German drei Poren), not echinate (German Stacheln); by words: BM25 over 3 "
+        "texts; by meaning: near in colours: all 3 compared"
+    )
+    assert hits[1].reasons == ("says Pinus (pine)", "shares blue", "3rd by words, 1st by meaning", how)
+    assert hits[2].reasons[2] == "comes last: says echinate (German Stacheln), which is not wanted"
     assert collection.info()["spaces"][0]["modalities"] == ["image", "text"]
     with pytest.raises(AttributeError):
         hit.score = 0.5
@@ -100,29 +113,134 @@ def test_a_vector_is_compared_only_in_its_own_space(collection):
         collection.search("green", encoder=Colours("text", "shapes"))
     with pytest.raises(UsageError, match="expected image to encode, got text"):
         collection.search("green", encoder=Colours("image"))
-    with pytest.raises(UsageError, match="encoder_id of a text encoder that is at hand, got 'shapes'"):
+    with pytest.raises(UsageError, match="a text encoder that is at hand, colours; got 'shapes'"):
         collection.search("green", encoder="shapes")
     assert taxa(collection.search("green", 1, encoder="colours")) == ["green"]
 
 
 def test_with_two_spaces_it_must_be_said_which(collection):
-    collection.add([Record(kind="text", text="green")], Colours("text", "others"))
-    with Collection.open(collection.path, encoders=[Colours("text"), Colours("text", "others")]) as both:
-        with pytest.raises(UsageError, match=r"say which space.*colours, others"):
-            both.search("green")
+    texts = [Colours("text", "others"), Colours("text", "third")]
+    collection.add([Record(kind="text", text="green")], texts[0])
+    with Collection.open(collection.path, encoders=[Colours("text"), *texts]) as both:
         assert [hit.id for hit in both.search("green", encoder="others")] == [5]
         assert [hit.id for hit in both.search("green", 1, encoder="colours")] == [3]
-        with pytest.raises(UsageError, match=r"say which space is meant: colours, others"):
+        both.embed([5], texts[1].encode(["green"]), texts[1])
+        with pytest.raises(UsageError, match=r"say which space.*others, third"):
+            both.search("green", kind="text")
+        assert [hit.encoder_id for hit in both.search("green", encoder="third")] == ["third"]
+        with pytest.raises(UsageError, match=r"say which space is meant: colours, others, third"):
             both.near_duplicates()
         assert both.near_duplicates(0.9, encoder="others") == []
-    with Collection.open(collection.path) as none, pytest.raises(RejectedModelError, match=r"at hand none"):
-        none.search("green")
+    with Collection.open(collection.path) as none:
+        with pytest.raises(RejectedModelError, match=r"expected grains with vectors.*at hand none"):
+            none.search("green", kind="grain")
+        with pytest.raises(RejectedModelError, match=r"expected texts with vectors.*at hand none"):
+            none.search("green", kind="text")
+        assert [hit.id for hit in none.search("green", by="words")] == [5]
+
+
+def test_grains_and_texts_never_stand_in_one_list(collection):
+    collection.add([Record(kind="text", taxon="green", text="Green.")], Colours("text"))
+    assert collection.kinds() == ("grain", "text") and collection.kinds("taxon = 'red'") == ("grain",)
+    for asked in ("green", np.array([0, 1, 0], np.float32)):
+        encoder = None if isinstance(asked, str) else "colours"
+        with pytest.raises(UsageError, match=r"kind='grain' or kind='text'.*do not compare"):
+            collection.search(asked, encoder=encoder)
+        for kind, wanted in (("grain", [3, 2, 1, 4]), ("text", [5])):
+            assert [hit.id for hit in collection.search(asked, kind=kind, encoder=encoder)] == wanted
+        # A filter may leave nothing to choose.
+        assert [hit.id for hit in collection.search(asked, 1, "id < 5", encoder=encoder)] == [3]
+        assert [hit.id for hit in collection.search(asked, 1, "taxon = 'green' and id > 3", encoder=encoder)] == [5]
+        assert collection.search(asked, 1, "taxon = 'black'", encoder=encoder) == []
+    assert [hit.id for hit in collection.search(picture(0, 99, 0), 9)] == [3, 2, 1, 4]
+    assert [hit.id for hit in collection.search(picture(0, 99, 0), 9, kind="text")] == [5]
+
+
+def test_words_of_texts_and_of_pictures_are_searched_in_the_texts_own_space(collection):
+    own = Colours("text", "own")
+    ids = collection.add([Record(kind="text", text=text) for text in ("green", "red", "blue")], own)
+    collection.embed(ids, Colours("text").encode(["blue", "green", "red"]), Colours("text"))
+    with Collection.open(collection.path, encoders=[Colours("text"), Colours("image"), own]) as opened:
+        hits = opened.search("green", kind="text", by="vectors")
+        assert ([hit.id for hit in hits], hits[0].encoder_id) == ([5, 6, 7], "own")
+        assert opened.search("green", kind="grain")[0].encoder_id == "colours"
+        assert [hit.id for hit in opened.search(picture(0, 99, 0), 1, kind="text")] == [6]
+
+
+def test_texts_may_be_found_by_words_or_by_meaning_alone(collection):
+    texts = ["Green wall.", "A wall, said to be red.", "Nothing of all that."]
+    collection.add([Record(kind="text", text=text) for text in texts], None)
+    collection.embed([5, 6], Colours("text").encode(texts[:2]), Colours("text"))
+    found = {by: collection.search("Green wall", 9, kind="text", by=by) for by in (None, "words", "vectors")}
+    assert {by: [hit.id for hit in hits] for by, hits in found.items()} == {by: [5, 6] for by in found}
+    words, vectors = found["words"][0], found["vectors"][0]
+    assert (words.encoder_id, words.vectors, vectors.words) == (None, None, None)
+    assert (words.score, vectors.score) == (words.words.score, vectors.vectors.score)
+    assert words.reasons == ("says exine (wall)", "shares Green", "read as exine (wall); by words: BM25 over 3 texts")
+    for wrong in ({"kind": "grain"}, {"encoder": "colours"}):
+        with pytest.raises(UsageError, match="by='words': expected texts"):
+            collection.search("green", by="words", **wrong)
+    with pytest.raises(UsageError, match="a query that has no words"):
+        collection.search(picture(0, 9, 0), by="words")
+    for wrong, said in (({"by": "both"}, "words, vectors or None"), ({"kind": "texts"}, "expected grain or text")):
+        with pytest.raises(UsageError, match=said):
+            collection.search("green", **wrong)
+
+
+def test_what_an_encoder_cannot_read_is_searched_by_words_and_says_so(collection):
+    class Latin(Colours):
+        def readable(self, items):
+            return [item.isascii() for item in items]
+
+    latin = Latin("text", "latin")
+    ids = collection.add([Record(kind="text", text=text) for text in ("green", "松属 花粉")], latin)
+    with Collection.open(collection.path, encoders=[latin]) as opened:
+        assert opened.info()["spaces"][1]["vectors"] == 1
+        hits = opened.search("松属", kind="text")
+        assert [hit.id for hit in hits] == [ids[1]] and hits[0].encoder_id is None
+        assert "by meaning: not at all, as latin cannot read the query" in hits[0].reasons[-1]
+    with Collection.create(collection.path.parent / "none", encoders=[latin]) as without:
+        without.add([Record(kind="text", text="green")], None)
+        assert "by meaning: not at all, as no text has a vector" in without.search("green")[0].reasons[-1]
+
+
+def test_an_empty_collection_has_no_answers(tmp_path, collection):
+    with Collection.create(tmp_path / "new", encoders=[Colours("text"), Colours("image")]) as new:
+        assert new.search("green") == new.search(picture(0, 9, 0)) == new.search("green", by="words") == []
+        with pytest.raises(RejectedModelError, match="none; got one of colours"):
+            new.search(np.array([0, 1, 0], np.float32), encoder="colours")
+    collection.delete(where="id > 0")
+    assert collection.kinds() == ()
+    assert (
+        collection.search("green")
+        == collection.search("green", kind="text")
+        == collection.search(picture(0, 9, 0))
+        == []
+    )
+
+
+def test_words_are_the_same_in_every_unicode_form(collection):
+    collection.add(
+        [Record(kind="text", taxon="Süßkirsche", text="Größe und Züge"), Record(kind="text", text="x")], None
+    )
+    for form in ("NFC", "NFD", "NFKC", "NFKD"):
+        asked = [unicodedata.normalize(form, text) for text in ("Züge der Süßkirsche", "Größe")]
+        hits = [collection.search(text, by="words") for text in asked]
+        assert [[hit.id for hit in found] for found in hits] == [[5], [5]]
+        assert hits == [collection.search(text, by="words") for text in ("Züge der Süßkirsche", "Größe")]
 
 
 def test_what_is_no_query_is_refused(collection):
     for nonsense in (5, b"green", np.zeros((2, 2, 2, 2)), None):
         with pytest.raises(PalynoError):
             collection.search(nonsense)
+    for nothing in ("", "  \n", "?!", "🌸"):
+        with pytest.raises(UsageError, match="without a letter or digit"):
+            collection.search(nothing)
+    with pytest.raises(UsageError, match=r"at most 10,000 characters, got 10,001"):
+        collection.search("x" * 10_001)
+    with pytest.raises(UsageError, match="encoder: expected"):
+        collection.search("green", encoder=5)
     with pytest.raises(UsageError, match="encoder: expected"):
         Collection.open(collection.path, encoders=["colours"])
 
