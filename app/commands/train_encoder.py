@@ -21,6 +21,8 @@ _ONLY = {
     "encoder": ("words",),
     "detector": ("regions",),
     "queries": ("regions",),
+    "steps": ("grains", "regions", "words"),
+    "batch": ("grains", "regions", "words"),
 }
 
 
@@ -32,11 +34,13 @@ _ONLY = {
     "what",
     default="grains",
     show_default=True,
-    type=click.Choice(["grains", "regions", "words"]),
-    help="What it reads: pictures of grains; the maps of --detector where it finds grains; or words that find grains "
-    "in the space of --encoder.",
+    type=click.Choice(["grains", "regions", "words", "traits"]),
+    help="What it reads: pictures of grains; the maps of --detector where it finds grains; words that find grains "
+    "in the space of --encoder; or traits of grains, which words ask for too.",
 )
-@click.option("--name", help="Name of the weights.  [default: grain-encoder, grain-regions or grain-words]")
+@click.option(
+    "--name", help="Name of the weights.  [default: grain-encoder, grain-regions, grain-words or grain-traits]"
+)
 @click.option("--encoder", help="With --of words: of the grains.  [default: grain-encoder]")
 @click.option("--detector", help="With --of regions: name or weights file.  [default: hieraedge-n]")
 @click.option(
@@ -95,7 +99,8 @@ def train_encoder(
     from ...errors import UsageError
 
     given = {"minutes": minutes, "per_taxon": per_taxon, "held_out": held_out, "resume": resume, "encoder": encoder}
-    for option, value in (given | {"detector": detector, "queries": queries}).items():
+    given |= {"detector": detector, "queries": queries, "steps": steps, "batch": batch}
+    for option, value in given.items():
         if value and what not in _ONLY[option]:
             of = " or ".join(f"--of {kind}" for kind in _ONLY[option])
             raise UsageError(f"--{option.replace('_', '-')} is for {of}, got --of {what}")
@@ -110,6 +115,10 @@ def train_encoder(
         from ..encoder_training import train_words
 
         path = train_words(grains, out, encoder=encoder or "grain-encoder", **common)
+    elif what == "traits":
+        from ..encoder_training import train_traits
+
+        path = train_traits(grains, out, **({} if name is None else {"name": name}))
     elif what == "regions":
         from ...retrieval.encoders.image.regions_train import RegionSettings, train_regions
         from ...retrieval.encoders.image.weights import read_header

@@ -20,7 +20,7 @@ import numpy as np
 from ....data.grains import CutGrain, corner_background, cut_grain
 from ....errors import InputError, UsageError
 from ....vision.weights import find_encoder
-from .grains import CLEAR, place
+from .grains import canvases
 from .weights import fill, read_encoder
 
 if TYPE_CHECKING:
@@ -66,8 +66,7 @@ def cut_crop(crop: np.ndarray) -> CutGrain:
     import cv2
 
     picture = checked_picture(crop)
-    longest = max(picture.shape[:2])
-    scale = _CUT_PX / longest if longest > _CUT_PX else max(1.0, _SMALLEST / min(picture.shape[:2]))
+    scale = cut_scale(*picture.shape[:2])
     if scale != 1:
         height, width = (max(8, min(8 * _CUT_PX, round(side * scale))) for side in picture.shape[:2])
         how = cv2.INTER_AREA if scale < 1 else cv2.INTER_LINEAR
@@ -80,6 +79,12 @@ def cut_crop(crop: np.ndarray) -> CutGrain:
         return CutGrain(
             np.clip(light / corner_background(light), 0.0, 1.5), np.ones(picture.shape[:2], dtype=np.float32)
         )
+
+
+def cut_scale(height: int, width: int) -> float:
+    """Pixels of the cut grain to one of the crop."""
+    longest = max(height, width)
+    return _CUT_PX / longest if longest > _CUT_PX else max(1.0, _SMALLEST / min(height, width))
 
 
 class ImageEncoder:
@@ -146,8 +151,7 @@ class ImageEncoder:
 
     def encode_cut(self, grains: Sequence[CutGrain]) -> np.ndarray:
         """Vectors of grains that are cut already, (n, dim) float32."""
-        canvases = [np.uint8(np.clip(np.rint(place(grain) * CLEAR), 0, 255)) for grain in grains]
-        return self.encode_canvases(np.stack(canvases)) if canvases else np.empty((0, self.dim), np.float32)
+        return self.encode_canvases(canvases(grains)) if grains else np.empty((0, self.dim), np.float32)
 
     def encode_canvases(self, pixels: np.ndarray) -> np.ndarray:
         """Vectors of the pictures of a `GrainSet`, uint8 (n, S, S, 3)."""

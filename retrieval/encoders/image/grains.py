@@ -16,7 +16,7 @@ from ....errors import InputError, UsageError
 if TYPE_CHECKING:
     from ....data.grains import CutGrain
 
-__all__ = ["CANVAS", "CLEAR", "FILL", "GrainSet", "place"]
+__all__ = ["CANVAS", "CLEAR", "FILL", "GrainSet", "canvases", "place"]
 
 CANVAS = 160
 # Share of the canvas that the grain's longer side takes: room to turn it and to show what is around it.
@@ -48,6 +48,12 @@ def place(grain: CutGrain, canvas: int = CANVAS) -> np.ndarray:
     shift = canvas / 2 - fx * (x1 + x2) / 2, canvas / 2 - fy * (y1 + y2) / 2
     move = np.array([[1, 0, shift[0]], [0, 1, shift[1]]], np.float32)
     return cv2.warpAffine(small, move, (canvas, canvas), flags=cv2.INTER_LINEAR, borderValue=(1, 1, 1))
+
+
+def canvases(grains: Sequence[CutGrain], canvas: int = CANVAS) -> np.ndarray:
+    """Cut grains as a `GrainSet` keeps them, uint8 (n, canvas, canvas, 3)."""
+    placed = [np.uint8(np.clip(np.rint(place(grain, canvas) * CLEAR), 0, 255)) for grain in grains]
+    return np.array(placed, np.uint8).reshape(len(placed), canvas, canvas, 3)
 
 
 @dataclass(frozen=True)

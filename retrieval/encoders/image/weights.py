@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 __all__ = ["FORMATS", "EncoderFile", "fill", "read_encoder", "read_header", "write_encoder"]
 
-FORMATS = ("palyno-grain-encoder-1", "palyno-region-encoder-1", "palyno-matcher-1")
+FORMATS = ("palyno-grain-encoder-1", "palyno-region-encoder-1", "palyno-matcher-1", "palyno-traits-1")
 
 
 @dataclass(frozen=True, kw_only=True)
