@@ -35,6 +35,7 @@ __all__ = ["DEPTH", "VECTOR_WEIGHT", "Found", "Part", "TextSearch", "combine", "
 VECTOR_WEIGHT = 0.5
 # How far down each ranking is fused: a document that is in neither so far up is not found.
 DEPTH = 1000
+_AT_ONCE = 64
 
 # Numbers with their scores, best first.
 Ranking = Sequence[tuple[int, float]]
@@ -105,13 +106,22 @@ def combine(
     }
     best = sum(weights[name] for name in parts) / (RRF_K + 1)
     fused = fuse([list(places[name]) for name in parts], weights=[weights[name] for name in parts])
-    if asked.unwanted:
-        said = concepts([number for number, _ in fused])
-        # Stable: both halves stay as they were fused.
-        fused = sorted(fused, key=lambda item: not asked.unwanted.isdisjoint(said[item[0]]))[:k]
-    else:
-        fused = fused[:k]
-        said = concepts([number for number, _ in fused]) if asked.terms else {}
+    said: dict[int, frozenset[str]] = {}
+    good: list[tuple[int, float]] = []
+    last: list[tuple[int, float]] = []
+    for start in range(0, len(fused), _AT_ONCE):
+        # Only as far down as the answer needs: reading texts for their terms takes longer than finding them.
+        if len(good) >= k:
+            break
+        some = fused[start : start + _AT_ONCE]
+        if asked.unwanted:
+            said |= concepts([number for number, _ in some])
+        for item in some:
+            bad = bool(asked.unwanted) and not asked.unwanted.isdisjoint(said[item[0]])
+            (last if bad else good).append(item)
+    fused = [*good, *last][:k]
+    if asked.terms and not asked.unwanted:
+        said |= concepts([number for number, _ in fused])
     found = []
     for number, score in fused:
         own = said.get(number, frozenset())

@@ -5,8 +5,8 @@ import pytest
 from palyno import UsageError
 from palyno.retrieval.encoders.text import TextEncoder
 from palyno.retrieval.fusion import RRF_K, fuse
-from palyno.retrieval.glossary import Glossary
-from palyno.retrieval.hybrid import VECTOR_WEIGHT, TextSearch
+from palyno.retrieval.glossary import Glossary, Query
+from palyno.retrieval.hybrid import VECTOR_WEIGHT, TextSearch, combine
 from palyno.retrieval.lexical import Lexicon
 
 TEXTS = {
@@ -51,6 +51,17 @@ def test_the_first_in_every_ranking_has_one(encoder):
     for vectors, words in ((True, True), (True, False), (False, True)):
         found = make(encoder if vectors else None, words=words).search("Triporate grains with a smooth wall.")
         assert found[0].number == 3 and found[0].score == pytest.approx(1)
+
+
+@pytest.mark.parametrize("k", [0, 1, 10, 100, 101, 150, 200, 999])
+def test_what_is_not_wanted_comes_last_however_far_down_the_rest_is(k):
+    ranking = [(number, 1 / (1 + number)) for number in range(200)]
+    said = {number: frozenset(["spiny"] if number < 100 else ["smooth"]) for number in range(200)}
+    asked = Query("", ("smooth",), frozenset(["spiny"]))
+    found = combine(asked, k, words=ranking, vectors=None, concepts=lambda some: {n: said[n] for n in some})
+    assert [one.number for one in found] == [*range(100, 200), *range(100)][:k]
+    assert all((one.unwanted == ("spiny",)) == (one.number < 100) for one in found)
+    assert all((one.terms == ("smooth",)) == (one.number >= 100) for one in found)
 
 
 def test_a_query_that_only_negates_finds_what_is_not_that(encoder):
