@@ -152,6 +152,8 @@ def info(collection: Path, as_json: bool) -> None:
         f"{told['path']}: generation {told['generation']} of {told['created']}, {told['bytes'] / 2**20:,.1f} MiB"
     )
     click.echo(f"{told['records']:,} records: {kinds}")
+    if told["texts_by_words"]:
+        click.echo(f"  words: those of {told['texts_by_words']:,} texts, searched by BM25")
     for space in told["spaces"]:
         how = (
             "every vector compared"

@@ -118,8 +118,7 @@ def pick(
         return encoder
     fitting = fitting_encoders(modality, spaces, encoders)
     if modality == kind == "text":
-        own = [one for one in fitting if "image" not in spaces[one.encoder_id].entry.modalities]
-        fitting = own or fitting
+        fitting = [one for one in fitting if not _of_pictures(one, spaces[one.encoder_id])] or fitting
     if len(fitting) == 1:
         return fitting[0]
     if fitting:
@@ -210,6 +209,11 @@ def _space(encoder_id: str, spaces: Mapping[str, Space]) -> Space:
             "of two encoders do not compare. Add the records with this encoder first"
         )
     return spaces[encoder_id]
+
+
+def _of_pictures(encoder: Encoder, space: Space) -> bool:
+    """Whether an encoder reads texts to compare them with pictures: it tells which of them describe any."""
+    return hasattr(encoder, "describes") or "image" in space.entry.modalities
 
 
 def _choices(modality: str, encoders: Sequence[Encoder]) -> Iterator[Encoder]:

@@ -255,3 +255,44 @@ def test_a_run_that_was_killed_between_commits_goes_on(results, encoders, monkey
     told = run("index", "add", tmp_path / "c", results, "--json")
     assert told["sources"][0]["known"] == kept
     assert told["records"] == len(read_grains(results / "grains.csv"))
+
+
+def test_texts_that_no_encoder_reads_come_in_and_are_found_by_their_words(encoders, tmp_path, monkeypatch):
+    monkeypatch.setattr(Thumbnail, "readable", lambda self, items: [item.isascii() for item in items], raising=False)
+    (tmp_path / "t.jsonl").write_text(
+        '{"_id": 1, "text": "松属花粉"}\n{"_id": 2, "text": "Pinus"}\n{"_id": 3, "text": "松"}\n'
+    )
+    told = run("index", "build", tmp_path / "c", tmp_path / "t.jsonl", "--json")
+    assert (told["records"], told["sources"][0]["added"], told["sources"][0]["by_words"]) == (3, 3, 2)
+    info = run("index", "info", tmp_path / "c", "--json")
+    assert (info["texts_by_words"], [one["vectors"] for one in info["spaces"]]) == (3, [1])
+    assert "those of 3 texts, searched by BM25" in run("index", "info", tmp_path / "c")
+    assert "2 of them to be found by words alone" in run("index", "build", tmp_path / "d", tmp_path / "t.jsonl")
+    assert [hit["id"] for hit in run("search", tmp_path / "c", "松属", "--json")["lists"][0]["hits"]] == [1, 3]
+    # What is no longer said is no longer found, by words or by meaning.
+    (tmp_path / "t.jsonl").write_text('{"_id": 1, "text": "Betula"}\n{"_id": 2, "text": "桦"}\n')
+    run("index", "add", tmp_path / "c", tmp_path / "t.jsonl", "--update")
+    found = {
+        asked: run("search", tmp_path / "c", asked, "--json")["lists"][0]["hits"] for asked in ("Pinus", "桦", "松")
+    }
+    assert {asked: [hit["id"] for hit in hits] for asked, hits in found.items()} == {"Pinus": [1], "桦": [2], "松": [3]}
+    assert [one["vectors"] for one in run("index", "info", tmp_path / "c", "--json")["spaces"]] == [1]
+
+
+def test_only_texts_that_describe_are_encoded_for_pictures(tmp_path, monkeypatch):
+    plain, phrases = Thumbnail("text"), Thumbnail("text")
+    phrases.encoder_id, phrases.describes = "image thumbnails", lambda items: ["pore" in item for item in items]
+    monkeypatch.setattr(
+        query,
+        "shipped_encoders",
+        lambda modality: iter([plain, phrases] if modality == "text" else [Thumbnail("image")]),
+    )
+    (tmp_path / "t.txt").write_text("Betula has pores.\n\nOn honey.\n")
+    run("index", "build", tmp_path / "c", tmp_path / "t.txt")
+    spaces = run("index", "info", tmp_path / "c", "--json")["spaces"]
+    assert {one["encoder_id"]: one["vectors"] for one in spaces} == {"text thumbnails": 2, "image thumbnails": 1}
+    (one,) = run("search", tmp_path / "c", "honey", "--json")["lists"]
+    assert (one["in"], one["encoder_id"]) == ("texts", "text thumbnails")
+    Image.new("RGB", (9, 9), "red").save(tmp_path / "red.png")
+    (one,) = run("search", tmp_path / "c", "--image", tmp_path / "red.png", "--in", "texts", "--json")["lists"]
+    assert [hit["id"] for hit in one["hits"]] == [1]

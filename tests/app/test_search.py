@@ -199,6 +199,9 @@ def test_a_grain_finds_the_descriptions_that_say_what_it_looks_like(samples, tmp
         collect(made, [tmp_path / "texts.txt"])
         # What says nothing of a form is no description.
         assert made.info()["spaces"][1]["vectors"] == 2
+    # Words go to the texts' own space also where there are no pictures yet.
+    found = run(tmp_path / "c", "spiny", "--json")["lists"]
+    assert [(one["in"], one["encoder_id"].split("/")[0]) for one in found] == [("texts", "all-MiniLM-L6-v2")]
     told = run(tmp_path / "c", "--image", tmp_path / "sida.png", "--in", "texts", "--json")
     first = lists(told)["texts"][0]
     assert first["text"] == said[1]

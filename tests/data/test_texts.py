@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import json
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -115,6 +117,16 @@ def test_ris(read):
     assert found.passages[0].extra["authors"] == ["Moore, P. D.", "Webb, J. A."]
     assert (found.passages[0].extra["year"], found.passages[0].extra["doi"]) == ("1991", "10.1/x")
     assert [place for place, _ in found.skipped] == ["r.ris:13", "r.ris:18", "r.ris:19"]
+
+
+def test_a_text_without_words_or_of_a_whole_library_is_left_out_and_told(read):
+    lines = [
+        json.dumps({"_id": i, "text": text}) for i, text in enumerate(["🌸 —", "a" * 1_000_000, "a" * 1_000_001, "松"])
+    ]
+    found = read("t.jsonl", "\n".join(lines))
+    assert [len(text) for text in texts(found)] == [1_000_000, 1]
+    assert [place for place, _ in found.skipped] == ["t.jsonl:1", "t.jsonl:3"]
+    assert "without a letter or digit" in found.skipped[0][1] and "got 1,000,001; split it" in found.skipped[1][1]
 
 
 def test_other_files_are_refused(tmp_path):
