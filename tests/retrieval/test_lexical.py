@@ -1,5 +1,6 @@
 """Search by words: the formula, kept in step with what is added and removed."""
 
+import hashlib
 import math
 import sqlite3
 import unicodedata
@@ -10,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from palyno import UsageError
 from palyno.retrieval.lexical import K1, B, Lexicon
-from palyno.retrieval.words import terms
+from palyno.retrieval.words import VERSION, folded, terms
 
 WORDS = ["betula", "alnus", "pore", "wall", "smooth", "triporate", "colpus", "grain"]
 texts = st.lists(st.sampled_from(WORDS), max_size=12).map(" ".join)
@@ -92,6 +93,34 @@ def test_adding_and_removing_belong_to_the_callers_transaction(tmp_path):
     assert [number for number, _ in lexicon.search("betula alnus")] == [1] and 2 not in lexicon
     database.close()
     assert [number for number, _ in Lexicon(sqlite3.connect(file)).search("betula")] == [1]
+
+
+def test_another_connection_that_writes_is_seen(tmp_path):
+    first, second = (Lexicon(sqlite3.connect(tmp_path / "records.db", isolation_level=None)) for _ in range(2))
+    first.add([1, 5], ["betula", "alnus pore"])
+    assert [n for n, _ in second.search("betula pore")] == [1, 5] and second.ids().tolist() == [1, 5]
+    first.remove([1])
+    first.add([3], ["pore"])
+    assert [n for n, _ in second.search("betula pore")] == [3, 5] and second.ids().tolist() == [3, 5]
+
+
+def test_terms_that_nothing_says_any_more_are_forgotten():
+    lexicon = Lexicon()
+    lexicon.add([1, 2], ["betula pore", "alnus pore"])
+    lexicon.remove([1])
+    lexicon.tidy()
+    assert {term for (term,) in lexicon.database.execute("SELECT term FROM lexicon_words")} == {"alnus", "pore"}
+    assert [n for n, _ in lexicon.search("betula alnus")] == [2]
+
+
+def test_the_version_rises_when_texts_are_read_in_another_way():
+    """An index that was stored says which reading it is of: who changes what these give raises `words.VERSION`."""
+    text = (
+        "Tri-colporate GRAINS, 20–30 µm; Größe, l'aulne 3‑porate Populus × axis classes 桦木属 Betula花粉 ガ "
+        "soft\u00adhyphen ﬁne ½ studies foot_note Ångström Ωmega ｗｉｄｅ"
+    )
+    digest = hashlib.sha256("\n".join([*terms(text), folded(text)]).encode()).hexdigest()[:16]
+    assert (VERSION, digest) == (1, "00ecab4e5c504049")
 
 
 def test_what_cannot_be_meant_is_refused_and_changes_nothing():

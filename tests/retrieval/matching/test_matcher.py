@@ -170,3 +170,23 @@ def test_a_collection_of_grains_is_searched_by_words_and_says_which_traits_match
     assert {hit.record.taxon for hit in hits} <= {"sida_cerradoensis"}
     assert any("looks echinate" in reason for reason in hits[0].reasons)
     assert json.dumps([hit.reasons for hit in hits])
+
+
+def test_what_grains_look_like_is_the_term_of_each_kind_that_fits_best(weights):
+    words = WordsEncoder(weights[0])
+    phrases = ["pantoporate grain", "echinate grain", "prolate grain"]
+    looks = words.looks(words.encode(phrases))
+    # In the glossary's terms, so that they can be compared with what texts say.
+    assert (looks[0][0], looks[1][1], looks[2][2]) == ("periporate", "echinate", "prolate")
+    assert all(len(one) == 3 for one in looks) and words.looks(np.empty((0, 12), np.float32)) == []
+    assert words.explain("many pores, not spiny", words.encode(phrases[:1]))[0][0] == "looks periporate (many pores)"
+    against = words.explain("ohne Stacheln", words.encode(phrases[1:2]))
+    assert against == [("looks echinate (German Stacheln), which is not wanted",)]
+    assert words.explain("honey", words.encode(phrases)) == [(), (), ()]
+
+
+def test_a_text_that_says_nothing_of_a_form_describes_none(weights):
+    words = WordsEncoder(weights[0])
+    texts = ["Drei Poren.", "Echinate.", "Two air sacs", "A history of honey", "not spiny", "松", ""]
+    assert words.describes(texts) == [True, True, True, False, False, False, False]
+    assert words.readable(["grain", "", "..."]) == [True, False, False]
