@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,7 @@ from ..errors import InputError, UsageError
 
 __all__ = ["CACHES", "TrainSettings", "train"]
 
-CACHES = ("none", "ram", "gpu")
+CACHES = ("none", "ram", "host", "gpu")
 
 
 @dataclass(frozen=True)
@@ -48,8 +48,8 @@ class TrainSettings:
             validation data.
         deterministic: Bitwise repeatable on one machine, and slower.
         cache: Where decoded images stay: `none`, `ram`, or `gpu`, where they are augmented as well, which trains
-            small networks several times faster.
-        degrees: With `cache="gpu"`, turned by up to so many degrees beside mirroring and quarter turns.
+            small networks several times faster; `host` augments them there and keeps them in main memory.
+        degrees: With `cache` `gpu` or `host`, turned by up to so many degrees beside mirroring and quarter turns.
     """
 
     data: Path
@@ -84,8 +84,8 @@ class TrainSettings:
             raise UsageError(f"imgsz must be a multiple of 32, got {self.imgsz}")
         if self.cache not in CACHES:
             raise UsageError(f"cache: expected one of {', '.join(CACHES)}, got {self.cache!r}")
-        if self.degrees and self.cache != "gpu":
-            raise UsageError("degrees: only with cache='gpu'")
+        if self.degrees and self.cache not in ("gpu", "host"):
+            raise UsageError("degrees: only with cache='gpu' or 'host'")
 
 
 def train(settings: TrainSettings, *, resume: bool = False) -> Path:
@@ -113,7 +113,7 @@ def train(settings: TrainSettings, *, resume: bool = False) -> Path:
     run.mkdir(parents=True, exist_ok=True)
     offline.switch_off()
     offline.provide_fonts()
-    from .models.trainer import RECIPE, PollenYOLO
+    from .models.trainer import PollenYOLO
 
     if resume:
         yolo = PollenYOLO(last)
@@ -122,9 +122,11 @@ def train(settings: TrainSettings, *, resume: bool = False) -> Path:
         chosen = {k: getattr(settings, k) for k in ("edge", "gate", "backbone", "head", "naming_loss")}
         yolo = PollenYOLO(settings.model, classes=names, **chosen, **settings.options)
         arguments = _arguments(settings)
-        recipe = json.dumps(asdict(settings), default=str, indent=1)
-        (run / RECIPE).write_text(recipe + "\n", encoding="utf-8")
+        _note(settings)
+    yolo.add_callback("on_train_epoch_start", _validate_when_due(settings.validate_every))
     yolo.train(**arguments)
+    if not resume:
+        _note(settings)  # Again: a distributed run empties its folder when it starts.
     metrics = dict(getattr(yolo.trainer, "metrics", None) or {})
     return export_checkpoint(run / "weights" / "best.pt", run, settings, metrics=metrics)
 
@@ -201,12 +203,32 @@ def _arguments(settings: TrainSettings) -> dict[str, Any]:
         "degrees": settings.degrees,
         "mosaic": 0.6,
         "close_mosaic": min(12, max(1, settings.epochs // 6)),
-        "augmentations": None if settings.cache == "gpu" else training_transforms(),
+        "augmentations": None if settings.cache in ("gpu", "host") else training_transforms(),
         "patience": settings.epochs,
         "plots": False,
         "pretrained": False,
         "verbose": True,
     }
+
+
+def _validate_when_due(every: int) -> Callable[[Any], None]:
+    """A callback that validates every few epochs, and in all of the last ones, where the best checkpoint falls."""
+
+    def on_train_epoch_start(trainer: Any) -> None:
+        last = min(10, max(1, trainer.epochs // 5))
+        due = (trainer.epoch + 1) % every == 0 or trainer.epoch >= trainer.epochs - last
+        trainer.args.val = due
+        if not due:
+            # Else the trainer takes the last validation's figure for this epoch's, and saves it as the best.
+            trainer.fitness = None
+            trainer.best_fitness = -math.inf if trainer.best_fitness is None else trainer.best_fitness
+
+    return on_train_epoch_start
+
+
+def _note(settings: TrainSettings) -> None:
+    recipe = json.dumps(asdict(settings), default=str, indent=1)
+    (settings.out / "recipe.json").write_text(recipe + "\n", encoding="utf-8")
 
 
 def _class_names(data: Path) -> tuple[str, ...]:

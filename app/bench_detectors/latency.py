@@ -12,7 +12,7 @@ from . import SCHEMA
 
 __all__ = ["MODELS", "measure_latency"]
 
-MODELS = ("hieraedge-n", "biformer-nano-yolo", "yolo11n", "yolo12n", "yolo26n", "yolov8n")
+MODELS = ("hieraedge-n", "hieraedge-published-n", "biformer-nano-yolo", "yolo11n", "yolo12n", "yolo26n", "yolov8n")
 SIDE = 640
 # Batches: one image as it comes, and what keeps a GPU busy.
 BATCHES = {"cpu": (1,), "cuda": (1, 16)}
@@ -74,7 +74,7 @@ def _call(name: str, classes: int, device: str, batch: int, order: Any) -> Any:
 
     words = VARIANTS.get(name, ("--model", name))
     pairs = zip(words[::2], words[1::2], strict=True)
-    options: dict[str, Any] = {key.removeprefix("--"): value for key, value in pairs}
+    options: dict[str, Any] = {key.removeprefix("--").replace("-", "_"): value for key, value in pairs}
     network = build(options.pop("model"), classes=classes, **options)
     network = network.fuse(verbose=False).eval().requires_grad_(False)
     images = torch.rand(batch, 3, SIDE, SIDE)
@@ -89,14 +89,15 @@ def _call(name: str, classes: int, device: str, batch: int, order: Any) -> Any:
             network(images)
         with torch.cuda.graph(graph, stream=stream):
             kept = network(images)
-    return partial(_replayed, graph, images, kept)
+    # The graph holds addresses alone: of the weights, the images and what comes out.
+    return partial(_replayed, graph, (network, images, kept))
 
 
 def _plain(network: Any, images: Any, _: Any) -> None:
     network(images)
 
 
-def _replayed(graph: Any, images: Any, kept: Any, _: Any) -> None:
+def _replayed(graph: Any, kept: Any, _: Any) -> None:
     import torch
 
     graph.replay()

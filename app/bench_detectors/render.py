@@ -30,8 +30,10 @@ def read_figures(file: str | Path, key: str) -> dict[str, Any]:
     return read_document(file, "bench detectors", schema=SCHEMA, has=[key])
 
 
-def render_page(page: str | Path, scores: Mapping[str, Any], latencies: Sequence[Mapping[str, Any]]) -> list[str]:
-    """Fills the marked places of a page: `scores-SET`, `differences-SET` and `latency`.
+def render_page(
+    page: str | Path, scores: Sequence[Mapping[str, Any]], latencies: Sequence[Mapping[str, Any]]
+) -> list[str]:
+    """Fills the marked places of a page: `scores-SET` and `differences-SET` of all documents, and `latency`.
 
     Returns:
         The names of the places.
@@ -42,28 +44,30 @@ def render_page(page: str | Path, scores: Mapping[str, Any], latencies: Sequence
     from ...vision.models.zoo import read_zoo
 
     sections = {"latency": _latency(latencies)}
-    for name in scores["sets"]:
-        sections[f"scores-{name}"] = _scores(scores, name, read_zoo())
-        sections[f"differences-{name}"] = _differences(scores, name)
+    for document in scores:
+        for name in document["sets"]:
+            sections[f"scores-{name}"] = _scores(document, name, read_zoo())
+            sections[f"differences-{name}"] = _differences(document, name)
     return fill_page(page, sections)
 
 
 def _scores(document: Mapping[str, Any], name: str, zoo: Mapping[str, Any]) -> str:
     rows = [(model, entry, entry["mean"][name]) for model, entry in document["models"].items() if name in entry["mean"]]
     rows.sort(key=lambda row: -row[2]["mAP50-95"][0])
-    best = {key: (min if key == "count_error" else max)(mean[key][0] for _, _, mean in rows) for key in COLUMNS}
+    columns = {key: head for key, head in COLUMNS.items() if all(key in mean for _, _, mean in rows)}
+    best = {key: (min if key == "count_error" else max)(mean[key][0] for _, _, mean in rows) for key in columns}
     lines = []
     for model, entry, mean in rows:
-        known = zoo.get(model, {})
+        # Variants that have no name in the zoo say it themselves.
+        known = zoo.get(model, entry)
         seeds = sum(name in run for run in entry["runs"].values())
         cells = [model, _number(known.get("parameters"), 1e6), _number(known.get("gflops"), 1), str(seeds)]
-        cells += [_value(mean[key], key, mean[key][0] == best[key]) for key in COLUMNS]
+        cells += [_value(mean[key], key, mean[key][0] == best[key]) for key in columns]
         lines.append(cells)
     images = document["sets"][name]
-    head = ["model", "M parameters", "GFLOPs", "seeds", *COLUMNS.values()]
-    note = (
-        f"{images['images']} images, {images['grains']} grains; means over seeds with 95 % intervals over images.\n\n"
-    )
+    head = ["model", "M parameters", "GFLOPs", "seeds", *columns.values()]
+    intervals = " with 95 % intervals over images" if document["draws"] else ""
+    note = f"{images['images']} images, {images['grains']} boxes; means over seeds{intervals}.\n\n"
     return note + table(head, lines)
 
 

@@ -16,10 +16,10 @@ from ...errors import UsageError
 
 __all__ = ["ImageSet", "Run", "train_all"]
 
-# Options of `palyno train` that a name stands for beside its model.
-VARIANTS = {
-    "hieraedge-n": ("--model", "hieraedge-n", "--gate", "none"),
-    "hieraedge-s": ("--model", "hieraedge-s", "--gate", "none"),
+# Options of `palyno train` that a name stands for, where it is not the model's.
+VARIANTS: dict[str, tuple[str, ...]] = {
+    "hieraedge-n-plain-loss": ("--model", "hieraedge-n", "--naming-loss", "0"),
+    "hieraedge-published-n": ("--model", "hieraedge-published-n", "--gate", "none"),
 }
 
 

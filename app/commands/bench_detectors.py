@@ -97,22 +97,22 @@ def latency(models: tuple[str, ...], figures: Figures, **options: Any) -> None:
 
 
 @detectors.command()
-@click.argument("scores", type=click.Path(exists=True, dir_okay=False, path_type=Path))
+@click.argument("scores", nargs=-1, required=True, type=click.Path(exists=True, dir_okay=False, path_type=Path))
 @click.option(
     "--latency", "latencies", multiple=True, type=click.Path(exists=True, dir_okay=False, path_type=Path), help="JSON."
 )
 @click.option("--page", default="docs/detectors.md", show_default=True, type=click.Path(path_type=Path))
 @click.option("--plot", default="docs/images/detectors.svg", show_default=True, type=click.Path(path_type=Path))
 @click.option("--set", "name", default="composed", show_default=True, help="Set of images that the plot shows.")
-def render(scores: Path, latencies: tuple[Path, ...], page: Path, plot: Path, name: str) -> None:
-    """Fill the page and draw accuracy against latency, from the first latency given."""
+def render(scores: tuple[Path, ...], latencies: tuple[Path, ...], page: Path, plot: Path, name: str) -> None:
+    """Fill the page from the documents of `score`, and draw accuracy against latency, the first of each given."""
     from ..bench_detectors.plot import draw
     from ..bench_detectors.render import read_figures, render_page
 
-    document = read_figures(scores, "differences")
+    documents = [read_figures(file, "differences") for file in scores]
     times = [read_figures(file, "models") for file in latencies]
-    render_page(page, document, times)
+    render_page(page, documents, times)
     click.echo(page)
     if times:
-        draw(document, times[0], plot, name=name)
+        draw(documents[0], times[0], plot, name=name)
         click.echo(plot)

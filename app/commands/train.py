@@ -58,15 +58,16 @@ from ...errors import UsageError
     flag_value="ram",
     default="none",
     show_default=True,
-    type=click.Choice(["none", "ram", "gpu"]),
-    help="Keep decoded images in memory, or on the GPU and augment them there.  [without a value: ram]",
+    type=click.Choice(["none", "ram", "host", "gpu"]),
+    help="Keep decoded images in memory (ram), on the GPU and augment them there (gpu), or in memory and augment them "
+    "on the GPU (host).  [without a value: ram]",
 )
 @click.option(
     "--degrees",
     default=0.0,
     show_default=True,
     type=float,
-    help="With --cache gpu: turn by so many degrees more.",
+    help="With --cache gpu or host: turn by so many degrees more.",
 )
 @click.option("--resume", is_flag=True, help="Go on with your own unfinished run in --out.")
 def train(model: str | None, resume: bool, options: tuple[str, ...], **settings: Any) -> None:

@@ -108,7 +108,7 @@ def test_the_page_and_the_plot(document, tmp_path):
         "when": "2026-01-01",
         "models": {m: {"1": {"median_ms": t}} for m, t in (("hieraedge-n", 90.0), ("yolo12n", 80.0))},
     }
-    assert render_page(page, document, [latency]) == ["scores-composed"]
+    assert render_page(page, [document], [latency]) == ["scores-composed"]
     text = page.read_text()
     lines = [line for line in text.splitlines() if line.startswith("| ") and "---" not in line]
     assert [line.split(" | ")[0].removeprefix("| ") for line in lines[1:]] == ["hieraedge-n", "yolo11n", "yolo12n"]
@@ -116,7 +116,7 @@ def test_the_page_and_the_plot(document, tmp_path):
     assert "old" not in text
     places = ("latency", "differences-composed")
     page.write_text("".join(f"<!-- bench:{place} -->\n<!-- /bench:{place} -->\n" for place in places))
-    render_page(page, document, [latency])
+    render_page(page, [document], [latency])
     assert "| hieraedge-n | 90 ms | 1.12 |" in page.read_text()
     for name in "ab":
         draw(document, latency, tmp_path / name, name="composed")
@@ -124,7 +124,7 @@ def test_the_page_and_the_plot(document, tmp_path):
     assert b"yolo12n" in (tmp_path / "a").read_bytes()
     page.write_text("<!-- bench:nothing -->\n<!-- /bench:nothing -->\n")
     with pytest.raises(UsageError, match="bench:nothing: expected one of latency, scores-composed, diff"):
-        render_page(page, document, [latency])
+        render_page(page, [document], [latency])
 
 
 def test_documents_of_something_else_are_refused(tmp_path):
@@ -175,6 +175,6 @@ def test_runs_that_fail_are_named_and_whole_ones_left_alone(tmp_path, monkeypatc
     assert "--resume" in resumed
     (ours,) = (command for command in called if command[0] == "train" and "hieraedge-n" in command)
     assert "--resume" not in ours
-    assert ours[ours.index("--gate") + 1] == "none"
+    assert ours[ours.index("--model") + 1] == "hieraedge-n"
     assert ours[ours.index("--epochs") + 1] == "3"
     assert train_all(plan, tmp_path / "data.yaml", tmp_path, sets, start_within=-1) == ["yolo26n-s0"]

@@ -75,14 +75,14 @@ def place(
     Returns:
         Images (B, 3, S, S) float32 in [0, 1]; boxes (n, 4) `xyxy` pixels; (n, 2) int64 output image and class of each.
     """
-    size, device = store.pixels.shape[-1], store.pixels.device
+    size, device = store.pixels.shape[-1], store.boxes.device
     images = torch.empty(len(sources), 3, size, size, device=device)
     boxes, owners = [], []
     for pane in _panes(len(store), sources, size, spread, generator):
         outputs, origin = pane.outputs.to(device), pane.sources.to(device)
         maps = pane.maps.to(device)
         images[outputs, :, pane.top : pane.top + pane.height, pane.left : pane.left + pane.width] = _sample(
-            store.pixels[origin], maps, pane
+            store.pictures(pane.sources), maps, pane
         )
         found, index = _boxes(store.boxes[origin], store.classes[origin], maps, pane)
         boxes.append(found)

@@ -30,6 +30,7 @@ class DeviceLoader:
         seed: Decides everything random.
         rank: Of this process among those that train together.
         world: How many these are; each reads its own share of the images.
+        host: Keep the images in main memory; only their augmentation is the device's.
 
     Attributes:
         epoch: The next epoch's number; whoever resumes a run sets it.
@@ -50,11 +51,12 @@ class DeviceLoader:
         seed: int = 0,
         rank: int = 0,
         world: int = 1,
+        host: bool = False,
     ):
         self.dataset = dataset
         self.spread, self.light = spread, light
         labels = dataset.labels[rank::world]
-        self.store = ImageStore.read(labels, size, device)
+        self.store = ImageStore.read(labels, size, device, host=host)
         self.batch_size = min(batch, len(self.store))
         self.sampler = self
         self.epoch = 0

@@ -24,7 +24,8 @@ class ImageStore:
     """Images with their boxes.
 
     Attributes:
-        pixels: (N, 3, S, S) uint8 RGB: an image's longer side is S, grey fills the rest.
+        pixels: (N, 3, S, S) uint8 RGB: an image's longer side is S, grey fills the rest. They may lie in main memory,
+            while boxes and classes lie on the device.
         boxes: (N, M, 4) float32 `xyxy` in these pixels; M is the most that an image has.
         classes: (N, M) int64, -1 where there is no box.
     """
@@ -36,9 +37,19 @@ class ImageStore:
     def __len__(self) -> int:
         return len(self.pixels)
 
+    def pictures(self, chosen: torch.Tensor) -> torch.Tensor:
+        """Pixels of the chosen images (n,), on the device of the boxes."""
+        return self.pixels[chosen.to(self.pixels.device)].to(self.boxes.device)
+
     @classmethod
     def read(
-        cls, labels: Sequence[Mapping[str, Any]], size: int, device: torch.device | str, *, threads: int = 8
+        cls,
+        labels: Sequence[Mapping[str, Any]],
+        size: int,
+        device: torch.device | str,
+        *,
+        host: bool = False,
+        threads: int = 8,
     ) -> ImageStore:
         """Decodes images.
 
@@ -47,6 +58,7 @@ class ImageStore:
                 centre and sides as shares of the image.
             size: Side S.
             device: Where the images are kept, 3 S^2 bytes each.
+            host: Keep the pixels in main memory; each batch's are sent to the device, which takes it a little longer.
             threads: Threads that decode.
 
         Raises:
@@ -55,14 +67,14 @@ class ImageStore:
         if not labels:
             raise InputError("expected training images, found none")
         most = max(1, *(len(label["cls"]) for label in labels))
-        pixels = torch.empty(len(labels), 3, size, size, dtype=torch.uint8, device=device)
+        pixels = torch.empty(len(labels), 3, size, size, dtype=torch.uint8, device="cpu" if host else device)
         boxes, classes = np.zeros((len(labels), most, 4), np.float32), np.full((len(labels), most), -1, np.int64)
         with ThreadPoolExecutor(threads) as pool:
             for start in range(0, len(labels), _CHUNK):
                 chunk = labels[start : start + _CHUNK]
                 read = list(pool.map(lambda label: _fit(label["im_file"], size), chunk))
                 stacked = torch.from_numpy(np.stack([picture for picture, _ in read]))
-                pixels[start : start + len(chunk)] = stacked.to(device).permute(0, 3, 1, 2)
+                pixels[start : start + len(chunk)] = stacked.to(pixels.device).permute(0, 3, 1, 2)
                 for i, (label, (_, sides)) in enumerate(zip(chunk, read, strict=True), start):
                     n = len(label["cls"])
                     centre, half = label["bboxes"][:, :2] * sides, label["bboxes"][:, 2:] * sides / 2

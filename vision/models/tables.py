@@ -95,8 +95,10 @@ def configure(
         config.setdefault("reg_max", 16)
         if config.setdefault("head", HEADS[0]) not in HEADS:
             raise UsageError(f"head: expected one of {', '.join(HEADS)}; got {config['head']!r}")
-    if config["naming_loss"] and (config.get("head") == "rtdetr" or config.get("ultralytics", "").startswith("rtdetr")):
-        raise UsageError("naming_loss: RT-DETR has its own loss; expected 0 or another head")
+    if config.get("head") == "rtdetr" or config.get("ultralytics", "").startswith("rtdetr"):
+        if options.get("naming_loss"):
+            raise UsageError("naming_loss: RT-DETR has a loss of its own; leave it out, or choose another head")
+        config["naming_loss"] = 0.0
     return config
 
 

@@ -7,9 +7,7 @@ threads becomes cores - 1, at most 8. Whoever runs a network afterwards sets the
 
 from __future__ import annotations
 
-import json
-import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -23,17 +21,12 @@ from .peers import Peer
 from .tables import configure
 
 offline.switch_off()
-import yaml  # noqa: E402
 from ultralytics import YOLO  # noqa: E402
 from ultralytics.engine.model import Model  # noqa: E402
 from ultralytics.models.yolo.detect import DetectionPredictor, DetectionTrainer, DetectionValidator  # noqa: E402
 from ultralytics.utils import DEFAULT_CFG, DEFAULT_CFG_DICT  # noqa: E402
 
-__all__ = ["RECIPE", "PollenTrainer", "PollenYOLO"]
-
-# In a run's folder: what `palyno train` was asked for. The processes of a distributed run read there what ultralytics'
-# arguments cannot tell them.
-RECIPE = "recipe.json"
+__all__ = ["PollenTrainer", "PollenYOLO"]
 
 
 class PollenTrainer(DetectionTrainer):
@@ -44,7 +37,7 @@ class PollenTrainer(DetectionTrainer):
         overrides: Its arguments; `model` is a name from `model_names()` with the suffix `.yaml`, a YAML file or a
             `.pt` that was trained here.
         _callbacks: Its callbacks.
-        config: A configuration to train instead of `overrides["model"]`; written to `model.yaml` in the run's folder.
+        config: A configuration to train instead of `overrides["model"]`.
     """
 
     model: Any
@@ -59,13 +52,8 @@ class PollenTrainer(DetectionTrainer):
     ):
         super().__init__(cfg, dict(overrides or {}), _callbacks)
         if config is not None:
-            # A file and not an attribute: the processes of a distributed run are given the arguments only.
-            path = Path(self.save_dir) / "model.yaml"
-            path.write_text(yaml.safe_dump(dict(config), sort_keys=False), encoding="utf-8")
-            self.model = self.args.model = str(path)
-        recipe = Path(self.save_dir) / RECIPE
-        asked = json.loads(recipe.read_text(encoding="utf-8")) if recipe.is_file() else {}
-        self.add_callback("on_train_epoch_start", _validate_when_due(asked.get("validate_every", 1)))
+            # Travels to the processes of a distributed run, where a file in the run's folder would be deleted first.
+            self.model = dict(config)
 
     def get_model(self, cfg: Any = None, weights: Any = None, verbose: bool = True) -> PollenModel | Peer:
         """The network for the data set's classes, with the weights of another where given."""
@@ -76,8 +64,8 @@ class PollenTrainer(DetectionTrainer):
         return model
 
     def get_dataloader(self, dataset_path: str, batch_size: int = 16, rank: int = 0, mode: str = "train") -> Any:
-        """ultralytics', or for training with `cache="gpu"` a `DeviceLoader`."""
-        if mode != "train" or self.args.cache != "gpu":
+        """ultralytics', or for training with `cache="gpu"` or `"host"` a `DeviceLoader`."""
+        if mode != "train" or self.args.cache not in ("gpu", "host"):
             return super().get_dataloader(dataset_path, batch_size, rank, mode)
         args = self.args
         return DeviceLoader(
@@ -97,6 +85,7 @@ class PollenTrainer(DetectionTrainer):
             seed=args.seed,
             rank=max(rank, 0),
             world=max(self.world_size, 1),
+            host=args.cache == "host",
         )
 
     def _model_train(self) -> None:
@@ -108,21 +97,6 @@ class PollenTrainer(DetectionTrainer):
         """Gives the network the data set's class names, in its configuration too."""
         super().set_model_attributes()
         self.model.yaml["names"] = [str(name) for _, name in sorted(self.data["names"].items())]
-
-
-def _validate_when_due(every: int) -> Callable[[Any], None]:
-    """A callback that validates every few epochs, and in all of the last ones, where the best checkpoint falls."""
-
-    def on_train_epoch_start(trainer: Any) -> None:
-        last = min(10, max(1, trainer.epochs // 5))
-        due = (trainer.epoch + 1) % every == 0 or trainer.epoch >= trainer.epochs - last
-        trainer.args.val = due
-        if not due:
-            # Else the trainer takes the last validation's figure for this epoch's, and saves it as the best.
-            trainer.fitness = None
-            trainer.best_fitness = -math.inf if trainer.best_fitness is None else trainer.best_fitness
-
-    return on_train_epoch_start
 
 
 class PollenYOLO(YOLO):

@@ -56,3 +56,12 @@ def test_spdconv_hands_every_pixel_to_its_convolution():
 @pytest.mark.parametrize(("size", "expected"), [((6, 6), (3, 3)), ((7, 6), (4, 3)), ((5, 9), (3, 5)), ((1, 1), (1, 1))])
 def test_spdconv_rounds_odd_sizes_up(size, expected):
     assert SPDConv(2, 4).eval()(torch.rand(1, 2, *size)).shape[-2:] == expected
+
+
+def test_spdconv_with_kernel_1_is_a_2x2_convolution_of_step_2():
+    torch.manual_seed(0)
+    block = SPDConv(3, 5, 1).eval()
+    x = torch.rand(2, 3, 8, 10)
+    weight = block.conv.conv.weight.reshape(5, 2, 2, 3).permute(0, 3, 2, 1)  # column, row, channel as it is stacked
+    direct = torch.nn.functional.conv2d(x, weight, stride=2)
+    torch.testing.assert_close(block(x), block.conv.act(block.conv.norm(direct)))

@@ -7,6 +7,7 @@ import torch
 import torch.nn.functional as F
 from palyno import UsageError
 from palyno.vision.blocks import HEM, SobelMagnitude, SobelReference
+from palyno.vision.blocks.edge import FilterMagnitude
 
 
 def step_edge(degrees: float, side: int = 41, softness: float = 1.5) -> torch.Tensor:
@@ -107,7 +108,62 @@ def test_only_the_magnitude_depends_on_the_picture(edge, varies):
 
 
 def test_unknown_options_name_the_known():
-    with pytest.raises(UsageError, match=r"edge: expected one of magnitude, reference, none; got 'sobel'"):
+    with pytest.raises(UsageError, match=r"edge: expected one of magnitude, .*, none; got 'sobel'"):
         HEM(4, (8, 8, 8), "sobel")
     with pytest.raises(UsageError, match="widths: expected three"):
         HEM(4, (8, 8))
+
+
+@pytest.mark.parametrize("kind", ["scharr", "log", "learned"])
+def test_other_edges_answer_their_filters_written_out(kind):
+    torch.manual_seed(0)
+    x = torch.rand(2, 3, 15, 18, dtype=torch.float64)
+    edges = FilterMagnitude(3, kind).requires_grad_(False)
+    pairs = {
+        "scharr": [[[-3, 0, 3], [-10, 0, 10], [-3, 0, 3]], [[-3, -10, -3], [0, 0, 0], [3, 10, 3]]],
+        "learned": [[[-1, 0, 1], [-2, 0, 2], [-1, 0, 1]], [[-1, -2, -1], [0, 0, 0], [1, 2, 1]]],
+    }
+    if kind == "log":
+        r2 = torch.tensor([[float(i * i + j * j) for j in range(-3, 4)] for i in range(-3, 4)], dtype=torch.float64)
+        filters = ((r2 - 2) * torch.exp(-r2 / 2) / (2 * math.pi))[None]
+        filters = filters - filters.mean()
+    else:
+        filters = torch.tensor(pairs[kind], dtype=torch.float64) / (32 if kind == "scharr" else 8)
+    margin = filters.shape[-1] // 2
+    padded = F.pad(x, (margin,) * 4, mode="replicate")
+    squares = sum(F.conv2d(padded, f.expand(3, 1, *f.shape), groups=3).square() for f in filters)
+    torch.testing.assert_close(edges(x), (squares + 1e-6).sqrt(), rtol=1e-5, atol=1e-6)
+    for level, step in zip(edges.pyramid(x), (2, 4, 8), strict=True):
+        pooled = F.max_pool2d((squares + 1e-6).sqrt(), step, step, ceil_mode=True)
+        torch.testing.assert_close(level, pooled, rtol=1e-5, atol=1e-6)
+
+
+def test_learned_edges_start_as_sobels_and_alone_can_be_trained():
+    x = torch.rand(1, 4, 12, 12)
+    torch.testing.assert_close(FilterMagnitude(4, "learned")(x).detach(), SobelMagnitude()(x))
+    assert [len(list(FilterMagnitude(4, kind).parameters())) for kind in ("scharr", "log", "learned")] == [0, 0, 1]
+
+
+@pytest.mark.parametrize("kind", ["scharr", "learned"])
+@pytest.mark.parametrize("degrees", range(0, 180, 15))
+def test_other_pairs_answer_every_orientation_alike(kind, degrees):
+    edges = FilterMagnitude(1, kind).double().requires_grad_(False)
+    upright = edges(step_edge(0))[0, 0, 20, 20]
+    assert edges(step_edge(degrees))[0, 0, 20, 20] == pytest.approx(float(upright), rel=0.03)
+
+
+def test_a_laplacian_does_not_answer_a_slope():
+    ramp = torch.arange(20.0).expand(1, 1, 20, 20).clone()
+    assert FilterMagnitude(1, "log")(ramp)[..., 4:-4, 4:-4].max() < 2e-3
+    assert FilterMagnitude(1, "log").double()(step_edge(30))[0, 0].max() > 0.05
+
+
+def test_edges_of_mixtures_are_those_of_the_mixed_map():
+    torch.manual_seed(0)
+    hem = HEM(6, (4, 5, 7), mixtures=3).eval()
+    x = torch.rand(2, 6, 32, 40)
+    mixed = torch.einsum("mc,bchw->bmhw", hem.mix.weight[:, :, 0, 0], x)
+    expected = [project(e) for project, e in zip(hem.project, SobelMagnitude().pyramid(mixed), strict=True)]
+    for made, wanted in zip(hem(x), expected, strict=True):
+        torch.testing.assert_close(made, wanted)
+    assert [m.shape[1] for m in hem(x)] == [4, 5, 7]

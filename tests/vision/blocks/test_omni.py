@@ -143,3 +143,12 @@ def test_unknown_options_are_refused():
         OmniKernel(4, kernel=30)
     with pytest.raises(UsageError, match="ratio: expected a share of 3 channels"):
         CSPOKM(3)
+
+
+def test_joined_maps_can_be_narrowed_before_they_are_worked_on():
+    block = CSPOKM(20, kernel=7, gate="none", c_out=8).eval()
+    x = torch.rand(1, 20, 9, 11)
+    y = block.before(x)
+    expected = block.after(torch.cat((block.omni(y[:, :2]), y[:, 2:]), 1))
+    assert expected.shape == (1, 8, 9, 11)
+    torch.testing.assert_close(block(x), expected)

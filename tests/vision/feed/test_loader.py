@@ -105,3 +105,13 @@ def test_closing_ends_mosaics(labels):
     source = loader(labels, spread=Spread(mosaic=1.0))
     source.reset()
     assert source.spread.mosaic == 0
+
+
+@pytest.mark.gpu
+def test_images_kept_in_main_memory_give_the_same_batches(labels):
+    kept = loader(labels, device="cuda", host=True)
+    assert kept.store.pixels.device.type == "cpu"
+    for a, b in zip(kept, loader(labels, device="cuda"), strict=True):
+        assert a["img"].device.type == "cuda"
+        assert torch.equal(a["img"], b["img"])
+        assert torch.equal(a["bboxes"], b["bboxes"])

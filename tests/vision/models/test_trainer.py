@@ -1,10 +1,15 @@
 """Training through ultralytics: starts, resumes, and leaves the edge kernel alone."""
 
+from functools import partial
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 import torch
 import yaml
+from palyno.vision.models.detection import build
 from palyno.vision.models.trainer import PollenTrainer, PollenYOLO
+from palyno.vision.train import _validate_when_due
 from PIL import Image, ImageDraw
 
 
@@ -58,7 +63,7 @@ class PowerCut(Exception):
 
 
 def test_training_is_interrupted_resumed_and_its_checkpoint_predicts(data):
-    front = PollenYOLO("hieraedge-n", gate="none")
+    front = PollenYOLO("hieraedge-n", gate="published")
     untrained = {name: p.clone() for name, p in front.model.named_parameters()}
 
     def cut(trainer):
@@ -69,7 +74,6 @@ def test_training_is_interrupted_resumed_and_its_checkpoint_predicts(data):
     with pytest.raises(PowerCut):
         front.train(**arguments(data))
     run = data.parent / "runs/run"
-    assert yaml.safe_load((run / "model.yaml").read_text())["options"] == {"edge": "magnitude", "gate": "none"}
 
     resumed = PollenYOLO(run / "weights/last.pt")
     resumed.train(resume=True)
@@ -79,7 +83,7 @@ def test_training_is_interrupted_resumed_and_its_checkpoint_predicts(data):
     best = PollenYOLO(run / "weights/best.pt")
     assert best.model.names == {0: "Betula", 1: "Alnus"}
     assert best.model.yaml["names"] == ["Betula", "Alnus"]
-    assert best.model.yaml["options"]["gate"] == "none"
+    assert best.model.yaml["options"]["gate"] == "published"
     trained = dict(best.model.named_parameters())
     assert trained.keys() == untrained.keys()
     assert any(trained[n].shape == p.shape and not torch.equal(trained[n], p) for n, p in untrained.items())
@@ -127,3 +131,32 @@ def test_the_same_seed_gives_the_same_network(data):
 
     a, b = first_weights("a"), first_weights("b")
     assert all(torch.equal(a[n], b[n]) for n in a)
+
+
+def test_what_a_distributed_run_is_given_holds_the_network_and_when_to_validate(data):
+    """ultralytics empties the run's folder before its processes start, and pickles the model and the callbacks."""
+    cloudpickle = pytest.importorskip("cloudpickle")
+
+    front = PollenYOLO("hieraedge-n", edge="log", naming_loss=0.5)
+    front.add_callback("on_train_epoch_start", _validate_when_due(3))
+    sent = {}
+
+    def keep(trainer):
+        sent["pickle"] = cloudpickle.dumps({"model": sent["config"], "callbacks": trainer.callbacks})
+        raise PowerCut
+
+    class Looked(PollenTrainer):
+        def __init__(self, *args, **kwargs):
+            super().__init__(*args, **kwargs)
+            sent["config"] = self.model
+
+    front.add_callback("on_pretrain_routine_start", keep)
+    with pytest.raises(PowerCut):
+        front.train(trainer=partial(Looked, config=front.model.yaml), **arguments(data))
+    given = cloudpickle.loads(sent["pickle"])
+    assert build(given["model"], classes=2).yaml["options"]["edge"] == "log"
+    assert given["model"]["naming_loss"] == 0.5
+    due = [c for c in given["callbacks"]["on_train_epoch_start"] if c.__qualname__.startswith("_validate_when_due")]
+    trainer = SimpleNamespace(epoch=0, epochs=20, args=SimpleNamespace(val=True), fitness=1.0, best_fitness=None)
+    due[0](trainer)
+    assert trainer.args.val is False
