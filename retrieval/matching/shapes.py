@@ -176,7 +176,7 @@ def _direction_numbers(z: np.ndarray, regions: Sequence[np.ndarray]) -> list[flo
     for blur in (3, 8):
         near = coherence(*(cv2.GaussianBlur(product, (0, 0), blur) for product in products))
         numbers += [near[region].mean() if region.any() else 0.0 for region in regions]
-    whole = coherence(*(np.float32(product[regions[0]].sum()) for product in products))
+    whole = coherence(*(np.asarray(product[regions[0]].sum()) for product in products))
     return [*numbers, float(whole)]
 
 
