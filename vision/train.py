@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import os
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -33,7 +34,8 @@ class TrainSettings:
         hours: Time budget; replaces `epochs` and fits the learning rate's schedule into it.
         batch: Images a step.
         imgsz: Side of the network's input in pixels.
-        device: `auto`, `cpu`, `cuda`, `cuda:N` or `mps`.
+        device: `auto`, `cpu`, `cuda`, `cuda:N` or `mps`; `cuda:0,1` trains on several GPUs, each with its share of the
+            batch.
         workers: Processes that load and augment.
         seed: Of initial weights, order and augmentation.
         lr: Peak learning rate of AdamW.
@@ -82,6 +84,10 @@ class TrainSettings:
                 raise UsageError(f"{name} must be at least {low}, got {getattr(self, name)}")
         if self.imgsz % 32:
             raise UsageError(f"imgsz must be a multiple of 32, got {self.imgsz}")
+        if not re.fullmatch(r"auto|cpu|mps|cuda(:\d+(,\d+)*)?", self.device):
+            raise UsageError(f"device: expected auto, cpu, cuda, cuda:N, cuda:N,M or mps, got {self.device!r}")
+        if self.batch % (gpus := self.device.count(",") + 1):
+            raise UsageError(f"batch: expected a multiple of {gpus}, the number of GPUs, got {self.batch}")
         if self.cache not in CACHES:
             raise UsageError(f"cache: expected one of {', '.join(CACHES)}, got {self.cache!r}")
         if self.degrees and self.cache not in ("gpu", "host"):

@@ -21,7 +21,7 @@ from ...errors import UsageError
 @click.option("--hours", type=click.FloatRange(0, min_open=True), help="Time budget; replaces --epochs.")
 @click.option("--batch", default=16, show_default=True, type=int, help="Images a step.")
 @click.option("--imgsz", default=640, show_default=True, type=int, help="Side of the network's input in pixels.")
-@click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda, cuda:N or mps.")
+@click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda, cuda:N, mps; cuda:0,1 for several.")
 @click.option("--workers", default=4, show_default=True, type=int, help="Processes that load and augment.")
 @click.option("--seed", default=0, show_default=True, type=int)
 @click.option("--lr", default=0.002, show_default=True, type=float, help="Peak learning rate of AdamW.")

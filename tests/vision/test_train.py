@@ -78,6 +78,9 @@ def test_there_must_be_something_to_resume(scenes, tmp_path):
         ({"imgsz": 100}, "multiple of 32"),
         ({"batch": 0}, "batch"),
         ({"workers": -1}, "workers"),
+        ({"device": "gpu"}, "device: expected auto, cpu, cuda, cuda:N, cuda:N,M or mps, got 'gpu'"),
+        ({"device": "cuda:0,1,2", "batch": 16}, "batch: expected a multiple of 3, the number of GPUs, got 16"),
+        ({"cache": "disk"}, "cache: expected one of none, ram, host, gpu"),
     ],
 )
 def test_settings_that_cannot_be_meant_are_refused(change, says, tmp_path):
