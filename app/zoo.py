@@ -26,7 +26,8 @@ def list_zoo() -> list[dict[str, Any]]:
     Each has `name`, `kind` (`detector` or `encoder`), `family` (`palyno` or `ultralytics`), `parameters`, `gflops`
     (640 px), both for 80 classes and None where a backbone is still to choose; `head`, `options`, `ships`, `bytes` of
     the weights in half precision (those that ship, else those that training would write), `licence`; where weights ship
-    also `file`, `sha256`, `source`, `classes`, `imgsz`; and `figures`, None where there are none.
+    also `file`, `sha256`, `source`, `classes`, `imgsz`, and `layout`, the model whose table they have; and `figures`,
+    None where there are none.
     """
     from ..vision.models.zoo import read_zoo
     from ..vision.weights import shipped_models
@@ -53,14 +54,17 @@ def list_zoo() -> list[dict[str, Any]]:
 def _said(file: str, zoo: dict[str, dict[str, Any]]) -> dict[str, Any]:
     """What the header of weights that ship says; of a file that is not right, only that."""
     from ..vision import weights
+    from ..vision.models.tables import layout_of
 
     try:
         metadata = weights.read_metadata(weights.LOCK.parent / file)
     except RejectedModelError as error:
         return {"classes": [], "problem": str(error)}
     config = metadata.config
-    network = zoo.get(str(config.get("name")), {})
+    layout = layout_of(config)
+    network = zoo.get(str(layout), {"parameters": None, "gflops": None})
     return {
+        "layout": layout,
         "classes": list(metadata.classes),
         "imgsz": metadata.imgsz,
         "head": config.get("head", "detect"),

@@ -46,6 +46,8 @@ def list_models(as_json: bool) -> None:
         figures = row["figures"] or {}
         best = {name: figures[key] for name, key in _FIGURES if key in figures}
         options = row["options"] if row["head"] in ("detect", None) else {**row["options"], "head": row["head"]}
+        # A name can come to stand for another table than its weights were trained with.
+        options = {**({} if row.get("layout") in (None, row["name"]) else {"layout": row["layout"]}), **options}
         shown.append(
             {
                 "name": row["name"],

@@ -53,6 +53,22 @@ def test_list_has_every_model_that_can_be_built_with_its_size_and_work():
     assert all(name in table for name in rows)
 
 
+def test_weights_are_as_large_as_the_table_that_they_were_trained_with(shipped_model):
+    """Whatever their name stands for by now; a header's table is found again among ours."""
+    from palyno.vision.models.tables import configure, layout_of
+    from safetensors import safe_open
+
+    assert layout_of(configure("hieraedge-n-reference", classes=3)) == "hieraedge-published-n"
+    assert layout_of(configure("hieraedge-s", classes=3, gate="published")) == "hieraedge-s"
+    assert layout_of(configure("yolo12n", classes=3)) == "yolo12n"
+    assert layout_of(configure("hieraedge-n", classes=3) | {"outputs": ["n3", "n4", "p5"]}) is None
+    (row,) = (row for row in zoo.list_zoo() if row["name"] == shipped_model)
+    with safe_open(weights.LOCK.parent / row["file"], "pt") as file:
+        held = sum(file.get_tensor(name).numel() for name in file.keys())  # noqa: SIM118
+    # Statistics of normalisation beside the parameters, 80 classes in place of the weights' own.
+    assert held == pytest.approx(row["parameters"], rel=0.02)
+
+
 def test_figures_are_the_weights_own_or_those_that_were_measured(tmp_path, monkeypatch, shipped_model):
     def figures():
         return {row["name"]: row["figures"] for row in zoo.list_zoo()}

@@ -12,7 +12,7 @@ import yaml
 
 from ...errors import UnknownModelError, UsageError
 
-__all__ = ["HEADS", "PEERS", "configure", "model_names"]
+__all__ = ["HEADS", "PEERS", "configure", "layout_of", "model_names"]
 
 # What can follow a body, see `palyno.vision.models.heads`.
 HEADS = ("detect", "one2one", "rtdetr")
@@ -100,6 +100,22 @@ def configure(
             raise UsageError("naming_loss: RT-DETR has a loss of its own; leave it out, or choose another head")
         config["naming_loss"] = 0.0
     return config
+
+
+def layout_of(config: Mapping[str, Any]) -> str | None:
+    """The first name, of those with the fewest options, whose table and scale a configuration has; None for its own.
+
+    Weights keep their whole table, and a name can come to stand for another.
+    """
+    if "ultralytics" in config:
+        return str(config["ultralytics"])
+    models = _models()
+    for name in sorted(models, key=lambda name: (len(models[name][1]), name)):
+        table, chosen = models[name]
+        own = {**table, "scale": chosen["scale"]}
+        if all(own[key] == config.get(key) for key in ("layers", "outputs", "scale")):
+            return name
+    return None
 
 
 def _find(name: str) -> dict[str, Any]:
