@@ -14,6 +14,7 @@ from .bench_collection import collection
 from .bench_detectors import detectors
 from .bench_matching import matching
 from .bench_regions import regions
+from .bench_texts import texts
 from .figures import Figures, keeps_figures
 
 
@@ -26,6 +27,7 @@ bench.add_command(collection)
 bench.add_command(detectors)
 bench.add_command(matching)
 bench.add_command(regions)
+bench.add_command(texts)
 
 
 @bench.command()

@@ -106,7 +106,7 @@ def _traits(
     if grains := [i for i in ids if i not in own]:
         own |= zip(grains, looks(asked.space.backend.vectors(np.array(grains))), strict=True)
     seen = looks(asked.vector)[0]
-    said = []
+    said: list[tuple[str, ...]] = []
     for i in ids:
         shared = ", ".join(term for term in seen if term in own[i])
         how = "says {}, as the grain looks" if records[i].kind == "text" else "looks {}, too"

@@ -118,6 +118,8 @@ class Questions:
     ) -> list[Pair]:
         """Pairs of records whose vectors are nearly the same, the most alike first.
 
+        In a space of pictures that has texts, too, only grains are compared.
+
         Args:
             threshold: Least cosine.
             encoder: The space; None where there is only one.
@@ -128,9 +130,11 @@ class Questions:
         """
         with self._turn:
             space = self._space(encoder)
-            ids = space.backend.ids()
-            if where is not None:
-                ids = np.intersect1d(ids, self._generation.records.ids(parse(where)))
+            ids, condition = space.backend.ids(), parse(where)
+            if all(self._any(kind, parse(None), space) for kind in KINDS):
+                condition = condition.and_kind("grain")
+            if not condition.passes_all:
+                ids = np.intersect1d(ids, self._generation.records.ids(condition))
             return near_duplicates(space.backend, ids, threshold, self._generation.records)
 
     def get(self, record_id: int) -> Record:

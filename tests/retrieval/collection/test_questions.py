@@ -273,6 +273,13 @@ def test_near_duplicates_are_told_with_their_slides(tmp_path, unit):
             assert c.near_duplicates(0.98, where="id < 200") == [pairs[1]]
 
 
+def test_texts_that_were_encoded_for_pictures_are_no_duplicates(collection):
+    collection.add([Record(kind="text", text="green")] * 2, Colours("text"))
+    assert collection.near_duplicates(0.999) == []
+    collection.add([Record(kind="grain")], Colours("image"), items=[picture(0, 99, 0)])
+    assert [(pair.first, pair.second) for pair in collection.near_duplicates(0.999)] == [(3, 7)]
+
+
 def test_many_vectors_are_compared_with_their_neighbours(monkeypatch, unit, tmp_path):
     from palyno.retrieval.collection import duplicates
 
