@@ -1,8 +1,8 @@
 """Traits as evidence: how much a grain's numbers speak for what a text asks for, in nats.
 
     reader = TraitReader()
-    numbers = reader.numbers(canvases)                                   # (n, 148), see `shapes`
-    reader.score(["triporate, smooth, 25-33 µm"], numbers, lengths_um)   # (1, n)
+    numbers, lengths_um = reader.read(crops, um_per_px=0.243)
+    reader.score(["echinate, many pores, 30-40 µm"], numbers, lengths_um)   # (1, n)
 
 Attributes in between, as in Lampert et al. 2014 (IEEE TPAMI 36, 453): each trait is read off a picture by itself, and a
 text is the traits that it names, so that taxa and combinations of traits that were never trained on can be asked for.
@@ -23,8 +23,11 @@ from torch import nn
 
 from ...errors import RejectedModelError, UsageError
 from ...vision.weights import find_encoder
+from ..encoders.image.encoder import cut_crop, cut_scale
+from ..encoders.image.grains import canvases
 from ..encoders.image.weights import fill, read_encoder, write_encoder
 from .columns import COLUMNS, asked
+from .measures import measure
 from .shapes import NUMBERS, describe
 from .sizes import size_evidence, stated_size
 
@@ -106,9 +109,28 @@ class TraitReader:
         """What turns numbers into evidence."""
         return self._weights if isinstance(self._weights, TraitModel) else load_traits(self._weights)
 
-    def numbers(self, canvases: np.ndarray) -> np.ndarray:
-        """What `score` reads, (n, NUMBERS), of canvases with cut grains; see `describe`."""
-        return describe(canvases)
+    def read(
+        self, crops: Sequence[np.ndarray], um_per_px: float | Sequence[float] | None = None
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """What `score` takes, of pictures of single grains.
+
+        Args:
+            crops: uint8 RGB, (H, W, 3), of any size, one grain in the middle of each.
+            um_per_px: Pixel size of all, or of each; NaN or None where not known.
+
+        Returns:
+            Numbers, (n, NUMBERS) float32, and longest diameters in micrometres, (n,), NaN where not known.
+
+        Raises:
+            UsageError: Not such pictures, or a pixel size that is not above 0.
+        """
+        given = np.asarray(np.nan if um_per_px is None else um_per_px, float)
+        if given.shape not in ((), (len(crops),)) or (given <= 0).any():
+            raise UsageError(f"um_per_px: expected micrometres above 0 for all or each, got {um_per_px!r}")
+        scale = np.broadcast_to(given, (len(crops),))
+        cut = [cut_crop(crop) for crop in crops]
+        length_px = [measure(g).length_px / cut_scale(*np.shape(c)[:2]) for g, c in zip(cut, crops, strict=True)]
+        return describe(canvases(cut)), scale * np.array(length_px, float)
 
     def score(self, texts: Sequence[str], numbers: np.ndarray, length_um: np.ndarray | None = None) -> np.ndarray:
         """How much grains fit texts.
