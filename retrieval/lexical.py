@@ -148,15 +148,16 @@ class Lexicon:
         if k < 0 or not all(math.isfinite(w) and w >= 0 for w in weights.values()):
             raise UsageError(f"expected k and weights from zero on, got k={k}, weights {dict(weights)}")
         ids, lengths = self._documents()
-        total, length = len(ids), int(lengths.sum())
+        total, length = len(ids), max(1, int(lengths.sum()))
         scores, found = np.zeros(total), np.zeros(total, bool)
         wanted = sorted(term for term, weight in weights.items() if weight)
         numbers = self._numbers(wanted)
         # In one order, so that sums do not depend on how the query was put.
         for term in (term for term in wanted if term in numbers):
             own, n = self._postings(numbers[term])
-            if not len(own):
-                continue
+            # A file from elsewhere may name documents that it does not have.
+            there = np.isin(own, ids)
+            own, n = own[there], n[there]
             places = np.searchsorted(ids, own)
             idf = math.log1p((total - len(own) + 0.5) / (len(own) + 0.5))
             damped = n / (n + self.k1 * (1 - self.b + self.b * lengths[places] * total / length))

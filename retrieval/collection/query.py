@@ -127,10 +127,11 @@ def pick(
             f"for several: {', '.join(one.encoder_id for one in fitting)}"
         )
     names = dict.fromkeys(one.encoder_id for one in _choices(modality, encoders))
+    words = " or search by words alone (--by words)," if modality == kind == "text" else ""
     raise RejectedModelError(
         f"expected {kind}s with vectors that {modality} can be compared with: they have {_listed(spaces)}, and of "
         f"{modality} encoders there is at hand {_listed(names)}; add them with one of these (palyno index add "
-        "--update), or give encoder="
+        f"--update),{words} or give encoder="
     )
 
 

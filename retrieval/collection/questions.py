@@ -29,7 +29,7 @@ from .where import Condition, Where, parse
 
 __all__ = ["Questions"]
 
-_SELECTIONS, _PAGE = 16, 1000
+_SELECTIONS, _MOST_KEPT, _PAGE = 16, 1000, 1000
 
 By = Literal["words", "vectors"]
 
@@ -326,6 +326,8 @@ class Questions:
         """Whether a record of a kind passes a filter, and has a vector in a space."""
         key = (kind, condition, None if space is None else space.entry.number)
         if key not in self._there:
+            if len(self._there) >= _MOST_KEPT:
+                self._there.clear()
             self._there[key] = self._generation.records.any(*key)
         return self._there[key]
 

@@ -229,6 +229,8 @@ def test_an_index_that_is_not_of_its_texts_is_told(tmp_path, no_shipped):
     database.execute("DELETE FROM records WHERE id = 3")
     database.close()
     said = "the words of record {} are not those of its text"
+    # Searching does not stumble over it.
+    assert [number for number, _ in Records(path).words.lexicon.search("triporate spiny echinate")] == [1]
     assert Records(path).faults() == [said.format(2), said.format(3)]
 
 
