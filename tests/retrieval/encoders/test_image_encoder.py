@@ -104,9 +104,9 @@ def test_a_collection_takes_it_for_pictures_without_being_told(encoder, tmp_path
         assert opened.search(asked, k=1)[0].record.taxon == "spiny"
     Image.fromarray(asked).save(tmp_path / "asked.png")
     done = CliRunner().invoke(cli, ["search", str(tmp_path / "c"), "--image", str(tmp_path / "asked.png"), "--json"])
-    (space,) = json.loads(done.stdout)["spaces"]
-    assert space["encoder_id"] == encoder.encoder_id
-    assert space["hits"][0]["taxon"] == "spiny"
+    (found,) = json.loads(done.stdout)["lists"]
+    assert (found["in"], found["encoder_id"]) == ("grains", encoder.encoder_id)
+    assert found["hits"][0]["taxon"] == "spiny"
 
 
 def test_models_verify_covers_it_and_detect_refuses_it():
