@@ -48,6 +48,7 @@ class DetectOptions:
         imgsz: Side a tile is scaled to for the model; None reads pixels one to one.
         overlap: Pixels that neighbouring tiles share, or `auto`.
         um_per_px: Micrometres a pixel, over what the file says.
+        views: Mirrored and turned views of each tile that are averaged: 1, 2, 4 or 8.
         formats: Files to write besides `grains.csv` and `counts.csv`.
         overlays: Draw `overlays/<slide>.jpg`.
         resume: Take over slides that an earlier run read with the same model, arguments and code.
@@ -65,6 +66,7 @@ class DetectOptions:
     imgsz: int | None = None
     overlap: int | str = "auto"
     um_per_px: float | None = None
+    views: int = 1
     formats: tuple[str, ...] = ("csv", "yolo", "coco", "geojson")
     overlays: bool = True
     resume: bool = True
@@ -88,7 +90,7 @@ class DetectOptions:
 
     def arguments(self) -> dict[str, Any]:
         """The arguments of `Detector.detect`: those that can change what is found."""
-        return {name: getattr(self, name) for name in ("conf", "iou", "tile", "imgsz", "overlap", "um_per_px")}
+        return {name: getattr(self, name) for name in ("conf", "iou", "tile", "imgsz", "overlap", "um_per_px", "views")}
 
 
 def detect_slides(

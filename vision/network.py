@@ -14,6 +14,7 @@ import numpy as np
 from ..errors import PalynoError, UsageError
 from .maps import MapReader, kept_maps
 from .tiles import STRIDE, iou_matrix
+from .views import averaged
 
 if TYPE_CHECKING:
     import torch
@@ -107,6 +108,7 @@ class Network:
         floor: float,
         decisive: float,
         iou: float,
+        views: int = 1,
         reader: MapReader | None = None,
     ) -> Iterator[Found]:
         """The boxes of each window, without duplicates.
@@ -117,7 +119,8 @@ class Network:
             floor: Least confidence.
             decisive: Least confidence of the boxes that make a window full.
             iou: Two boxes that overlap more than this are one grain; not asked where the network gives no duplicates.
-            reader: Makes a vector of each grain from the maps of the same pass.
+            views: Mirrored and turned views whose answers are averaged, see `palyno.vision.views`.
+            reader: Makes a vector of each grain from the maps of the same pass; with one view.
 
         Yields:
             One `Found` a window, in order.
@@ -132,7 +135,7 @@ class Network:
         while start < len(inputs):
             same = next(list(group) for _, group in groupby(inputs[start:][: self._most], key=np.shape))
             try:
-                output, maps = self._run(np.stack(same), reader is not None)
+                output, maps = self._run(np.stack(same), reader is not None, views)
             except torch.OutOfMemoryError as error:
                 if len(same) == 1:
                     height, width = same[0].shape[:2]
@@ -163,21 +166,26 @@ class Network:
         pixels = _input(window, scale)
         return _read(reader, self._run(pixels[None], True)[1], boxes, window, pixels, scale)
 
-    def _run(self, pixels: np.ndarray, keep: bool) -> tuple[torch.Tensor, list[torch.Tensor]]:
+    def _run(self, pixels: np.ndarray, keep: bool, views: int = 1) -> tuple[torch.Tensor, list[torch.Tensor]]:
         """(B, H, W, 3) uint8 -> (B, A, 4 + classes) float32, on the device; and the head's maps where asked for."""
         import torch
 
         keeping = kept_maps(self.model) if keep else nullcontext(list[torch.Tensor]())
         with torch.inference_mode(), keeping as maps:
             images = torch.from_numpy(pixels).to(self.device).permute(0, 3, 1, 2)
-            output = self.model(images.float().div_(255))
-            output = (output if isinstance(output, torch.Tensor) else output[0]).float().transpose(1, 2)
+            output = averaged(self._answer, images.float().div_(255), views).transpose(1, 2)
             if not torch.isfinite(output).all():
                 raise PalynoError(
                     f"expected finite numbers from the network, got others on {self.device}; the weights or the device "
                     "are at fault: check with `palyno models verify`, or use --device cpu"
                 )
         return output, maps
+
+    def _answer(self, images: torch.Tensor) -> torch.Tensor:
+        import torch
+
+        output = self.model(images)
+        return (output if isinstance(output, torch.Tensor) else output[0]).float()
 
     def _found(
         self, rows: torch.Tensor, window: np.ndarray, scale: float, floor: float, decisive: float, iou: float

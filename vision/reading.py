@@ -23,6 +23,7 @@ from .maps import MapReader
 from .naming import Name, Namer
 from .network import Found, Network
 from .tiles import Grid, Tile, cut, reconcile
+from .views import VIEWS
 from .weights import Metadata
 
 __all__ = ["DECISIVE", "SMALLEST_TILE", "Pass", "Settings", "SlideReader"]
@@ -42,6 +43,7 @@ class Settings:
     imgsz: int | None
     overlap: int | str
     reader: MapReader | None = None
+    views: int = 1
 
     def __post_init__(self) -> None:
         for name in ("conf", "iou"):
@@ -54,6 +56,10 @@ class Settings:
                 continue
             if not isinstance(value, int) or isinstance(value, bool) or value < least:
                 raise UsageError(f"{name}: expected a whole number of pixels from {least}, got {value!r}")
+        if self.views not in VIEWS or isinstance(self.views, bool):
+            raise UsageError(f"views: expected one of {', '.join(map(str, VIEWS))}, got {self.views!r}")
+        if self.views > 1 and self.reader is not None:
+            raise UsageError("views: vectors are read off one pass; expected 1 view with them")
         if self.overlap != "auto":
             most = self.tile // 2
             if not isinstance(self.overlap, int) or isinstance(self.overlap, bool) or not 0 <= self.overlap <= most:
@@ -191,6 +197,7 @@ class SlideReader:
             floor=settings.floor,
             decisive=DECISIVE,
             iou=settings.iou,
+            views=settings.views,
             reader=settings.reader,
         )
 

@@ -45,6 +45,7 @@ class Engine(click.Choice):
 @shared.tile
 @shared.overlap
 @shared.um_per_px
+@shared.views
 @shared.formats
 @click.option("--overlays/--no-overlays", default=True, show_default=True, help="Draw the grains on each slide.")
 @click.option(

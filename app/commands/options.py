@@ -93,6 +93,14 @@ overlap = click.option(
     show_default=True,
     help="Pixels neighbouring tiles share: at least the largest grain's diameter.",
 )
+views = click.option(
+    "--views",
+    type=click.Choice(["1", "2", "4", "8"]),
+    default="1",
+    show_default=True,
+    callback=lambda context, option, value: int(value),
+    help="Average so many mirrored and turned views of each tile: names get surer, time is multiplied.",
+)
 um_per_px = click.option(
     "--um-per-px",
     type=Finite(min=0, min_open=True),

@@ -7,6 +7,8 @@ from typing import Any
 
 import click
 
+from . import options as shared
+
 
 @click.command(short_help="Score a detector on labelled images.")
 @click.argument("data", type=click.Path(exists=True, dir_okay=False, path_type=Path))
@@ -18,6 +20,7 @@ import click
 @click.option("--conf", default=0.25, show_default=True, type=click.FloatRange(0, 1), help="Threshold of the counts.")
 @click.option("--choose", type=click.Choice(["conf"]), help="Choose --conf: the least mean count error on this split.")
 @click.option("--tile", default=640, show_default=True, type=int, help="Side of a tile in pixels.")
+@shared.views
 @click.option("--only", metavar="GLOB", help="Only images whose name matches, such as 'scene_*'.")
 @click.option(
     "--draws", default=500, show_default=True, type=click.IntRange(0), help="Bootstrap draws; 0: no intervals."
@@ -45,6 +48,7 @@ def val(
     conf: float,
     choose: str | None,
     tile: int,
+    views: int,
     only: str | None,
     draws: int,
     save: Path | None,
@@ -71,7 +75,7 @@ def val(
     def given(option: str) -> bool:
         return context.get_parameter_source(option) is not click.core.ParameterSource.DEFAULT
 
-    if predictions and (idle := [name for name in ("model", "device", "tile", "save") if given(name)]):
+    if predictions and (idle := [name for name in ("model", "device", "tile", "views", "save") if given(name)]):
         raise UsageError(f"--predictions runs no model: expected no --{idle[0]} with it")
     if choose and given("conf"):
         raise UsageError("expected --conf or --choose conf, got both")
@@ -89,7 +93,7 @@ def val(
         wanted = [result for result in results if only is None or fnmatch(Path(result.slide).name, only)]
         results = in_order(truth, wanted)
     else:
-        results, classes = _found(images, model, device, tile)
+        results, classes = _found(images, model, device, tile, views)
     if save:
         write_predictions(save, results, classes)
     choice = choose_conf(truth, results, draws) if choose else None
@@ -119,7 +123,7 @@ def val(
         click.echo(f"{choice.conf:g}")
 
 
-def _found(images: list[Path], model: str, device: str, tile: int) -> tuple[list[Any], tuple[str, ...]]:
+def _found(images: list[Path], model: str, device: str, tile: int, views: int) -> tuple[list[Any], tuple[str, ...]]:
     """What a model finds on the images, and its classes."""
     import sys
 
@@ -128,7 +132,7 @@ def _found(images: list[Path], model: str, device: str, tile: int) -> tuple[list
 
     detector = load(model, device=device)
     show = (lambda done, total: click.echo(f"\r{done}/{total}", nl=False, err=True)) if sys.stderr.isatty() else None
-    results = predict(detector, images, tile=tile, progress=show)
+    results = predict(detector, images, tile=tile, views=views, progress=show)
     if show:
         click.echo(err=True)
     return results, detector.classes

@@ -22,7 +22,7 @@ class FakeDetector:
     def __init__(self, pause: float = 0.0, grains: int = 12) -> None:
         self.pause, self.grains, self.seen = pause, grains, []
 
-    def detect(self, slide, *, conf, iou, tile, imgsz, overlap, um_per_px, name=None, on_tile=None):
+    def detect(self, slide, *, conf, iou, tile, imgsz, overlap, um_per_px, views=1, name=None, on_tile=None):
         self.seen.append(Path(slide).name)
         with open_slide(slide, um_per_px=um_per_px) as opened:
             width, height, um, source = opened.width, opened.height, opened.um_per_px, opened.um_source
