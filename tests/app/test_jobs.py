@@ -60,7 +60,7 @@ def test_run_json_tells_what_was_done(job, slides, tmp_path):
     assert run["finished"] is True
     assert run["model"] == {"name": "fake", "sha256": "f" * 64}
     assert run["arguments"] == {
-        "conf": 0.25, "iou": 0.7, "tile": 640, "imgsz": None, "overlap": "auto", "um_per_px": 0.5
+        "conf": 0.25, "iou": 0.7, "tile": 640, "imgsz": None, "overlap": "auto", "um_per_px": 0.5, "views": 1
     }  # fmt: skip
     assert {"palyno", "python", "torch", "ultralytics", "numpy"} <= run["versions"].keys()
     assert run["totals"]["slides"] == run["totals"]["ok"] == 3
