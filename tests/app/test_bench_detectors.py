@@ -5,6 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from palyno.app.bench_detectors.latency import measure_latency
 from palyno.app.bench_detectors.plot import draw
 from palyno.app.bench_detectors.render import read_figures, render_page
 from palyno.app.bench_detectors.runs import ImageSet, Run, train_all
@@ -178,3 +179,12 @@ def test_runs_that_fail_are_named_and_whole_ones_left_alone(tmp_path, monkeypatc
     assert ours[ours.index("--model") + 1] == "hieraedge-n"
     assert ours[ours.index("--epochs") + 1] == "3"
     assert train_all(plan, tmp_path / "data.yaml", tmp_path, sets, start_within=-1) == ["yolo26n-s0"]
+
+
+@pytest.mark.gpu
+def test_graphs_are_replayed_while_their_networks_live():
+    """A graph holds addresses: with the weights freed it reads what others wrote there, or nothing that is there."""
+    document = measure_latency(["hieraedge-n", "yolo11n"], device="cuda", seconds=0.3)
+    for entry in document["models"].values():
+        assert set(entry) == {"1", "16"}
+        assert 0 < entry["1"]["median_ms"] < entry["16"]["median_ms"]
