@@ -5,7 +5,6 @@ Every figure has its definition in `docs/retrieval.md`. Nothing here is trained 
 
 from __future__ import annotations
 
-import csv
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -21,9 +20,10 @@ from ..retrieval.encoders.image.evaluate import hits_at
 from ..retrieval.matching.matcher import Matcher
 from ..retrieval.matching.pairs import Captions, Pairs, first_ranks
 from ..retrieval.matching.ranking import RankingObjective
-from ..retrieval.matching.train import Lessons, LessonSettings, MatcherSettings, train_matcher
+from ..retrieval.matching.train import Lessons, LessonSettings, train_matcher
 from .encoder_training import FIELDS
 from .grain_pictures import GrainPictures, gather
+from .matching_atlas import AtlasTexts, measure_atlas, read_texts
 from .matching_scenes import (
     COMPOSED,
     HELD_OUT,
@@ -36,9 +36,10 @@ from .matching_scenes import (
 
 __all__ = ["Material", "bench_matching", "read_material"]
 
-FORMAT = "palyno-bench-matching-1"
+FORMAT = "palyno-bench-matching-2"
 _DRAWS = 2000
 ROUNDS = 6
+_NEW, _NEW_TO_MATCHER = "neither combination nor taxon", "neither, but the taxon by the encoder"
 
 # The first is what the others differ from in one thing.
 _CHOICES: dict[str, dict[str, Any]] = {
@@ -61,7 +62,7 @@ class Material:
         train: Reference pictures to learn from.
         val: Those to ask about.
         atlas: Pictures of other taxa from elsewhere.
-        texts: For each picture of the atlas its genus (or none), a line, and a description.
+        texts: What is told of the pictures of the atlas.
         encoder_id: Of the vectors.
         views: Vectors of changed pictures of train, (views, N, dim); None for none.
         unseen: The same as `train.vectors`, `val.vectors` and `views`, from an encoder that never saw the taxa
@@ -71,7 +72,7 @@ class Material:
     train: GrainPictures
     val: GrainPictures
     atlas: GrainPictures
-    texts: tuple[tuple[str, str, str], ...]
+    texts: AtlasTexts
     encoder_id: str
     views: np.ndarray | None = None
     unseen: tuple[np.ndarray, np.ndarray, np.ndarray | None] | None = None
@@ -119,18 +120,24 @@ def read_material(
     if unseen is not None:
         again = read(pictures, "unseen", ImageEncoder(unseen, device=device))
         other = again.vectors[train], again.vectors[val], None
-    texts = _atlas_texts(Path(atlas) / "pairs.csv", elsewhere.names)
+    texts = read_texts(Path(atlas) / "pairs.csv", [str(name) for name in elsewhere.names])
     return Material(found.select(train), found.select(val), elsewhere, texts, encoder.encoder_id, unseen=other)
 
 
 def bench_matching(
-    material: Material, *, seeds: int = 3, steps: int = 600, on_row: Callable[[str], None] = lambda line: None
+    material: Material,
+    *,
+    seeds: int = 3,
+    direction_seeds: int = 10,
+    steps: int = 600,
+    on_row: Callable[[str], None] = lambda line: None,
 ) -> dict[str, Any]:
     """Measures.
 
     Args:
         material: See `read_material`.
         seeds: Trainings of each matcher.
+        direction_seeds: Trainings with each kind of wrong answers.
         steps: Batches of each.
         on_row: Is told each result.
 
@@ -143,13 +150,27 @@ def bench_matching(
         "palyno": __version__,
         "encoder_id": material.encoder_id,
         "seeds": seeds,
+        "direction_seeds": direction_seeds,
         "steps": steps,
+        "unseen_encoder": material.unseen is not None,
         "pictures": {"train": len(material.train.names), "val": len(material.val.names)},
         "encoder": _encoder(material),
     }
     on_row(str(document["encoder"]))
-    for name, part in (("composed", _composed), ("directions", _directions), ("atlas", _atlas)):
-        document[name] = part(material, seeds, steps, on_row)
+    document["composed"] = _composed(material, seeds, steps, on_row)
+    document["directions"] = _directions(material, direction_seeds, steps, on_row)
+    train = Pairs(material.lessons, tuple(_taxa(material.train)))
+    document["atlas"] = measure_atlas(
+        material.train,
+        _taxa(material.train),
+        Lessons([train] * ROUNDS, LessonSettings(fields=FIELDS)),
+        material.atlas,
+        material.texts,
+        encoder_id=material.encoder_id,
+        seeds=seeds,
+        steps=steps,
+        on_row=on_row,
+    )
     document["seconds"] = round(time.monotonic() - began)
     return document
 
@@ -208,7 +229,11 @@ def _composed(m: Material, seeds: int, steps: int, on_row: Callable[[str], None]
     asked = {
         "combination trained on": (triple_queries(galleries["seen"], held=False), galleries["seen"]),
         "combination never trained on": (triple_queries(galleries["seen"], held=True), galleries["seen"]),
-        "neither combination nor taxon": (triple_queries(galleries["unseen"], held=True), galleries["unseen"]),
+        # Without an encoder that never saw them, the taxa are new to the matcher alone.
+        _NEW if m.unseen is not None else _NEW_TO_MATCHER: (
+            triple_queries(galleries["unseen"], held=True),
+            galleries["unseen"],
+        ),
     }
     traits = trait_queries(train, val)
     plain = composed(val, 13, copies=1)
@@ -255,43 +280,6 @@ def _directions(m: Material, seeds: int, steps: int, on_row: Callable[[str], Non
     return {"phrases": len(queries), "grains": len(gallery), "recall_at_1": found, "sentences_minus_images": difference}
 
 
-def _atlas(m: Material, seeds: int, steps: int, on_row: Callable[[str], None]) -> dict[str, Any]:
-    """Texts of an atlas to its pictures by genus; neither texts nor taxa were trained on."""
-    train = Pairs(m.lessons, tuple(_taxa(m.train)))
-    lessons = Lessons([train] * ROUNDS, LessonSettings(fields=FIELDS))
-    genera = np.array([text[0] for text in m.texts])
-    rows: dict[str, list[float]] = {}
-    kinds = {"line": 1, "description": 2}
-    for seed in range(seeds):
-        for trained in (True, False):
-            options: dict[str, Any] = {"steps": steps} if trained else {"steps": 1, "lr": 1e-9}
-            matcher = train_matcher(lessons, MatcherSettings(seed=seed, **options))
-            for kind, column in kinds.items():
-                asked = {genus: m.texts[i][column] for i, genus in enumerate(genera) if genus}
-                key = f"{kind}, {'trained' if trained else 'untrained'}"
-                rows.setdefault(key, []).append(_by_genus(matcher, asked, m.atlas.vectors, genera))
-            if trained:
-                named = {genus: f"pollen grain of {genus}" for genus in genera if genus}
-                rows.setdefault("name only, trained", []).append(_by_genus(matcher, named, m.atlas.vectors, genera))
-    rng = np.random.default_rng(0)
-    there = sorted(set(genera[genera != ""]))
-    right = np.array([genera == genus for genus in there])
-    drawn = [float((1 / first_ranks(rng.random(right.shape), right)).mean()) for _ in range(2000)]
-    on_row(str(rows))
-    return {
-        "pictures": len(genera),
-        "genera": len(there),
-        "mrr": {**rows, "random": [float(np.mean(drawn))]},
-        "random_95": [float(v) for v in np.quantile(drawn, (0.025, 0.975))],
-    }
-
-
-def _by_genus(matcher: Matcher, asked: dict[str, str], vectors: np.ndarray, genera: np.ndarray) -> float:
-    right = np.array([genera == genus for genus in asked])
-    scores = matcher.embed_texts(list(asked.values())) @ matcher.embed_grains(vectors).T
-    return float((1 / first_ranks(scores, right)).mean())
-
-
 def _views(clean: np.ndarray, changed: np.ndarray | None) -> np.ndarray:
     return clean[None] if changed is None else np.concatenate([clean[None], changed])
 
@@ -329,12 +317,3 @@ def student(values: np.ndarray) -> list[float]:
 
 def _taxa(pictures: GrainPictures) -> list[str]:
     return [str(name).split("/")[-2] for name in pictures.names]
-
-
-def _atlas_texts(path: Path, names: np.ndarray) -> tuple[tuple[str, str, str], ...]:
-    try:
-        with path.open(newline="", encoding="utf-8") as file:
-            rows = {Path(row["image"]).name: row for row in csv.DictReader(file)}
-        return tuple((r["taxon"], r["hint"], r["anchor"]) for r in (rows[Path(str(name)).name] for name in names))
-    except (OSError, KeyError) as error:
-        raise InputError(f"{path}: expected image, taxon, hint and anchor of every picture, got {error}") from error

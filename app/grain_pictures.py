@@ -15,13 +15,17 @@ import numpy as np
 
 from ..data.atomic import replacing
 from ..errors import NothingToDoError
-from ..retrieval.encoders.image.encoder import ImageEncoder, cut_crop
+from ..retrieval.encoders.image.encoder import ImageEncoder, cut_crop, cut_scale
+from ..retrieval.encoders.image.grains import canvases
 from ..retrieval.matching.measures import Measures, measure
+from ..retrieval.matching.shapes import describe
 
 __all__ = ["GrainPictures", "gather"]
 
 _SUFFIXES = (".jpg", ".jpeg", ".png", ".tif", ".tiff", ".bmp")
 _TINY = 16
+# Raised when what is kept of a picture changes.
+_KEPT = 2
 
 
 @dataclass(frozen=True)
@@ -36,6 +40,8 @@ class GrainPictures:
         sizes: Logarithms of the pictures' width and height, (N, 2).
         tiny: The pictures in grey, 16 x 16 pixels, (N, 256).
         shown: `Measures` as numbers: diameters, five harmonics, three densities, (N, 10).
+        numbers: What `palyno.retrieval.matching.shapes` reads, (N, 148).
+        scales: Pixels of the picture to one of those that `shown` counts in, (N,).
     """
 
     names: np.ndarray
@@ -45,6 +51,8 @@ class GrainPictures:
     sizes: np.ndarray
     tiny: np.ndarray
     shown: np.ndarray
+    numbers: np.ndarray
+    scales: np.ndarray
 
     def select(self, kept: np.ndarray) -> GrainPictures:
         """The rows for which `kept`, Boolean (N,), is true."""
@@ -79,7 +87,7 @@ def gather(
     if not files:
         raise NothingToDoError(f"no pictures below {folder}: expected {', '.join(_SUFFIXES)}")
     names = [str(path.relative_to(folder)) for path in files]
-    key = hashlib.sha256(json.dumps([names, [p.stat().st_size for p in files], encoder.encoder_id]).encode())
+    key = hashlib.sha256(json.dumps([names, [p.stat().st_size for p in files], encoder.encoder_id, _KEPT]).encode())
     if kept is not None and Path(kept).is_file():
         with np.load(kept, allow_pickle=False) as file:
             if str(file["key"]) == key.hexdigest():
@@ -102,7 +110,7 @@ def _read(files: Sequence[Path], encoder: ImageEncoder, untrained: ImageEncoder)
     import cv2
     from PIL import Image
 
-    cut, corners, sizes, tiny = [], [], [], []
+    cut, corners, sizes, tiny, scales = [], [], [], [], []
     for path in files:
         with Image.open(path) as image:
             picture = np.asarray(image.convert("RGB"))
@@ -112,14 +120,18 @@ def _read(files: Sequence[Path], encoder: ImageEncoder, untrained: ImageEncoder)
         corners.append([float(np.median(patch)) for patch in patches])
         sizes.append(np.log(grey.shape[::-1]))
         tiny.append(cv2.resize(grey, (_TINY, _TINY), interpolation=cv2.INTER_AREA).ravel())
+        scales.append(1 / cut_scale(*grey.shape))
         cut.append(cut_crop(picture))
+    placed = canvases(cut)
     return {
-        "vectors": encoder.encode_cut(cut),
-        "untrained": untrained.encode_cut(cut),
+        "vectors": encoder.encode_canvases(placed),
+        "untrained": untrained.encode_canvases(placed),
         "corners": np.array(corners, np.float32),
         "sizes": np.array(sizes, np.float32),
         "tiny": np.array(tiny, np.float32),
         "shown": np.array([_numbers(measure(grain)) for grain in cut], np.float32),
+        "numbers": describe(placed),
+        "scales": np.array(scales, np.float32),
     }
 
 

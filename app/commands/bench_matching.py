@@ -19,6 +19,13 @@ from .figures import Figures, keeps_figures
     "--unseen", metavar="FILE", help="Encoder trained without the ten taxa that are asked for; see docs/retrieval.md."
 )
 @click.option("--seeds", default=3, show_default=True, type=click.IntRange(2), help="Trainings of each matcher.")
+@click.option(
+    "--direction-seeds",
+    default=10,
+    show_default=True,
+    type=click.IntRange(2),
+    help="The same for each kind of wrong answers.",
+)
 @click.option("--steps", default=300, show_default=True, type=click.IntRange(1), help="Batches of each.")
 @shared.device
 @click.option(
@@ -43,6 +50,7 @@ def matching(
     keep: Path | None,
     unseen: str | None,
     seeds: int,
+    direction_seeds: int,
     steps: int,
     device: str,
     document: Path | None,
@@ -79,5 +87,5 @@ def matching(
             device=device,
             on_picture=lambda done, of: told(f"{done} of {of} pictures"),
         )
-        measured = bench_matching(material, seeds=seeds, steps=steps, on_row=told)
+        measured = bench_matching(material, seeds=seeds, direction_seeds=direction_seeds, steps=steps, on_row=told)
     figures.give(measured, lambda document: click.echo(tables(document)))

@@ -7,6 +7,7 @@ from palyno.app.bench_matching import Material, interval, student
 from palyno.app.bench_matching import _encoder as measure_encoder
 from palyno.app.cli import cli
 from palyno.app.grain_pictures import GrainPictures, gather
+from palyno.app.matching_atlas import AtlasTexts
 from palyno.app.matching_scenes import UNSEEN, composed, held_out, trait_queries, triple_queries
 from palyno.app.matching_tables import read_figures, render, tables
 from palyno.errors import InputError, NothingToDoError, UsageError
@@ -63,13 +64,24 @@ def pictures(taxa, per_taxon, right, seed):
     names = np.array([f"p/{t}/{i}.jpg" for t in taxa for i in range(per_taxon)])
     shown = rng.random((n, 10)).astype(np.float32)
     return GrainPictures(
-        names, vectors if right else noise, noise, rng.random((n, 4)), rng.random((n, 2)), rng.random((n, 9)), shown
+        names,
+        vectors if right else noise,
+        noise,
+        rng.random((n, 4)),
+        rng.random((n, 2)),
+        rng.random((n, 9)),
+        shown,
+        rng.random((n, 148)),
+        np.ones(n),
     )
 
 
 def test_an_encoder_that_knows_all_scores_one_and_noise_scores_chance():
     taxa = (*UNSEEN[:3], "a", "b")
-    material = Material(pictures(taxa, 20, True, 0), pictures(taxa, 40, True, 1), pictures(("c",), 1, True, 2), (), "e")
+    atlas = AtlasTexts(np.array([""]), ("",), ("",), np.full(1, np.nan), np.zeros(1, bool))
+    material = Material(
+        pictures(taxa, 20, True, 0), pictures(taxa, 40, True, 1), pictures(("c",), 1, True, 2), atlas, "e"
+    )
     rows = {row["name"]: row for row in measure_encoder(material)}
     assert rows["grain encoder"]["by_taxon"] == [1, 1, 1]
     for name in ("corners, grey", "size of the picture", "grey pixels, 16 x 16", "network as drawn"):
@@ -91,7 +103,7 @@ def test_the_shipped_figures_are_in_the_page_and_fill_it_again(tmp_path):
     with pytest.raises(UsageError, match="expected places such as <!-- bench:matching -->"):
         render(document, copy)
     (tmp_path / "x.json").write_text("{}")
-    with pytest.raises(InputError, match="palyno-bench-matching-1"):
+    with pytest.raises(InputError, match="palyno-bench-matching-2"):
         read_figures(tmp_path / "x.json")
 
 
@@ -121,6 +133,8 @@ def test_gathered_pictures_are_kept_for_the_same_encoder(folder, tmp_path):
     again = gather(folder, encoder, kept, on_picture=lambda done, of: told.append(done))
     assert told == [] and np.array_equal(again.vectors, found.vectors)
     assert [m.outline for m in found.measures[:2]] == ["round", "round"]
+    # Diameters in pixels of the picture, which has 70 and was cut as it is.
+    assert found.scales == pytest.approx(np.ones(5)) and found.shown[:2, 0] == pytest.approx(0.9 * 70 / 1.3, rel=0.03)
     gather(folder, ImageEncoder(device="cpu", turns=1), kept, on_picture=lambda done, of: told.append(done))
     assert told == [5]
     with pytest.raises(NothingToDoError, match="no pictures"):
@@ -151,4 +165,6 @@ def test_train_encoder_writes_weights_that_encode_and_words_in_their_space(folde
     )
     assert load_matcher(tmp_path / "grain-words.safetensors")[1] == encoder.encoder_id
     assert "--of grains" in run("--of", "words", "--out", tmp_path, "--minutes", 1, code=2)
+    assert "at least 5 genera" in run("--of", "traits", "--out", tmp_path, code=3)
+    assert "--steps is for" in run("--of", "traits", "--out", tmp_path, "--steps", 2, code=2)
     assert json.loads(json.dumps(encoder.about.training["taxa"])) == ["sida_cerradoensis", "zea_mays"]
