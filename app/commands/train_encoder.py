@@ -98,8 +98,8 @@ def train_encoder(
     """
     from ...errors import UsageError
 
-    given = {"minutes": minutes, "per_taxon": per_taxon, "held_out": held_out, "resume": resume, "encoder": encoder}
-    given |= {"detector": detector, "queries": queries, "steps": steps, "batch": batch}
+    given: dict[str, object] = {"minutes": minutes, "per_taxon": per_taxon, "held_out": held_out, "resume": resume}
+    given |= {"encoder": encoder, "detector": detector, "queries": queries, "steps": steps, "batch": batch}
     for option, value in given.items():
         if value and what not in _ONLY[option]:
             of = " or ".join(f"--of {kind}" for kind in _ONLY[option])
