@@ -108,7 +108,7 @@ def bench_boundary(
         "command": " ".join(["palyno", *sys.argv[1:]]) if Path(sys.argv[0]).name == "palyno" else None,
         "versions": versions(),
         "scenes": {
-            "folder": str(scenes),
+            "folder": Path(scenes).name,
             "split": split,
             "scenes": len(masks),
             "grains": every,
