@@ -243,10 +243,10 @@ class Collection(Questions):
                 self._change()
                 changed = [dataclasses.replace(found[i], **changes) for i in wanted.tolist()]
                 with self._generation.records.all_or_nothing():
-                    stale = self._replace(wanted, changed)
+                    other = self._replace(wanted, changed)
                     texts = {int(i): record.text for i, record in zip(wanted, changed, strict=True) if record.text}
-                    for space, ids in stale:
-                        self._encode_again(space, [i for i in ids.tolist() if i in texts], texts)
+                    for space in self._generation.spaces.values():
+                        self._encode_again(space, [i for i in other if i in texts], texts)
 
     def delete(self, ids: Sequence[int] | np.ndarray | None = None, *, where: Where = None) -> int:
         """Removes records and their vectors; their ids are not given again.
@@ -318,36 +318,35 @@ class Collection(Questions):
         self._dirty = True
         self._forget()
 
-    def _replace(self, ids: np.ndarray, records: Sequence[Record]) -> list[tuple[Space, np.ndarray]]:
+    def _replace(self, ids: np.ndarray, records: Sequence[Record]) -> list[int]:
         """Puts records in the place of others; vectors of texts that are no longer the same go.
 
         Returns:
-            The spaces where some went, and whose they were.
+            The ids of the texts that are no longer the same.
         """
         working = self._generation.records
         before = working.get(ids)
         working.replace(ids.tolist(), records)
-        changed = [
+        changed = {
             int(i)
             for i, record in zip(ids, records, strict=True)
             if "text" in (record.kind, before[int(i)].kind)
             and (before[int(i)].kind, before[int(i)].text) != (record.kind, record.text)
-        ]
-        gone = []
+        }
         for space in self._generation.spaces.values():
             # Where only pictures were encoded, what a record says does not matter.
             if changed and space.entry.modalities != ("image",):
-                there = np.intersect1d(np.array(changed, np.int64), space.backend.ids())
+                there = np.intersect1d(np.array(sorted(changed), np.int64), space.backend.ids())
                 if len(there):
                     space.remove(working, there)
-                    gone.append((space, there))
-        return gone
+        return [int(i) for i, record in zip(ids, records, strict=True) if int(i) in changed and record.kind == "text"]
 
     def _encode_again(self, space: Space, ids: Sequence[int], texts: Mapping[int, str]) -> None:
         """Gives texts the vectors of what they say now, if the space's encoder is at hand."""
         for encoder in fitting_encoders("text", [space.entry.encoder_id], self._encoders):
-            fits = readable(encoder, [texts[i] for i in ids])
-            known = [i for i, fit in zip(ids, fits, strict=True) if fit]
+            said = [texts[i] for i in ids]
+            describes = encoder.describes(said) if hasattr(encoder, "describes") else [True] * len(said)
+            known = [i for i, *fit in zip(ids, describes, readable(encoder, said), strict=True) if all(fit)]
             if known:
                 vectors = encode(encoder, [texts[i] for i in known])
                 space.add(self._generation.records, np.array(known, np.int64), vectors, "text")

@@ -168,6 +168,9 @@ def test_a_text_that_changes_has_the_vector_of_what_it_says_now(tmp_path, no_shi
         assert [len(one.backend) for one in c._generation.spaces.values()] == [2, 1, 2]
         c.update([1], text="xyz")
         assert found(c, "eo", by="vectors") == [2] and found(c, "xyz") == [1]
+        c.update([1], text="ooo")
+        assert found(c, "eo", by="vectors") == [1, 2]
+        c.update([1], text="xyz")
         c.update([3], text="bbb")
         assert [len(one.backend) for one in c._generation.spaces.values()] == [1, 1, 2]
         c.add([text("eea", key="k")], Vowels())
