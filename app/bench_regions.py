@@ -144,7 +144,7 @@ def _find(
                 result, best = result.select(mutual), best[mutual]
                 taxa += [names[i] for i in best]
                 cut = [crop(slide, box) for box in result.boxes.tolist()]
-                columns[0].append(result.vectors)  # type: ignore[arg-type]
+                columns[0].append(result.vectors)
                 columns[1].append(crops.encode(cut))
                 columns[2].append(regions.encode(cut if again else []))
         on_scene(f"{split}: {number} scenes, {len(taxa)} grains found")

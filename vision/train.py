@@ -125,8 +125,8 @@ def train(settings: TrainSettings, *, resume: bool = False) -> Path:
         yolo = PollenYOLO(last)
         arguments: dict[str, Any] = {"resume": str(last)}
     else:
-        chosen = {k: getattr(settings, k) for k in ("edge", "gate", "backbone", "head", "naming_loss")}
-        yolo = PollenYOLO(settings.model, classes=names, **chosen, **settings.options)
+        chosen: dict[str, Any] = {k: getattr(settings, k) for k in ("edge", "gate", "backbone", "head", "naming_loss")}
+        yolo = PollenYOLO(settings.model, classes=names, **(chosen | dict(settings.options)))
         arguments = _arguments(settings)
         _note(settings)
     yolo.add_callback("on_train_epoch_start", _validate_when_due(settings.validate_every))

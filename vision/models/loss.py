@@ -33,9 +33,9 @@ class NamingLoss(v8DetectionLoss):
         tal_topk2: Of these, anchors that stay.
     """
 
-    def __init__(self, model: torch.nn.Module, tal_topk: int = 10, tal_topk2: int | None = None):
+    def __init__(self, model: Any, tal_topk: int = 10, tal_topk2: int | None = None):
         super().__init__(model, tal_topk, tal_topk2)
-        self.naming = float(model.yaml["naming_loss"])  # type: ignore[index,arg-type]
+        self.naming = float(model.yaml["naming_loss"])
 
     def get_assigned_targets_and_loss(
         self, preds: dict[str, torch.Tensor], batch: dict[str, Any], **assign_kwargs: Any
@@ -52,13 +52,14 @@ class NamingLoss(v8DetectionLoss):
         if len(classes):
             index = (grain + first[:, None])[answers]
             names = F.cross_entropy(logits, classes[index], reduction="sum") / answers.sum().clamp(min=1)
-            loss[1] = loss[1] + self.naming * self.hyp.cls * names
+            gain: Any = self.hyp
+            loss[1] = loss[1] + self.naming * gain.cls * names
             logged[self.loss_names[1]] = loss[1].detach()
         return assigned, loss, logged
 
 
-def criterion(model: torch.nn.Module) -> Any:
+def criterion(model: Any) -> Any:
     """The loss that a network with one of ultralytics' anchor-free heads is trained with."""
-    one = NamingLoss if model.yaml["naming_loss"] else v8DetectionLoss  # type: ignore[index]
-    two = getattr(model.model[-1], "one2one_cv2", None) is not None  # type: ignore[index,union-attr]
+    one = NamingLoss if model.yaml["naming_loss"] else v8DetectionLoss
+    two = getattr(model.model[-1], "one2one_cv2", None) is not None
     return E2ELoss(model, one) if two else one(model)

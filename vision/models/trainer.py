@@ -122,7 +122,7 @@ class PollenYOLO(YOLO):
         *,
         classes: int | Sequence[str] = 1,
         verbose: bool = False,
-        **options: str | float | None,
+        **options: Any,
     ):
         name = str(model)
         self._config = {}
