@@ -25,7 +25,7 @@ def draw(
         latency: From `measure_latency`; models that it does not have are left out.
         file: Where to; replaced.
         name: Set of images.
-        figure: What is drawn upwards, with its interval.
+        figure: What is drawn upwards, with its interval where it has one.
     """
     import matplotlib
 
@@ -40,7 +40,8 @@ def draw(
             own = latency["models"].get(model, {}).get("1")
             if own is None or name not in entry["mean"]:
                 continue
-            value, low, high = entry["mean"][name][figure]
+            value, *ends = entry["mean"][name][figure]
+            low, high = ends or (value, value)
             points.append((own["median_ms"], value, low, high, model))
         for x, value, low, high, model in sorted(points):
             colour = OURS if model.startswith(_OURS) else PEER
