@@ -150,7 +150,7 @@ def test_what_a_distributed_run_is_given_holds_the_network_and_when_to_validate(
             super().__init__(*args, **kwargs)
             sent["config"] = self.model
 
-    front.add_callback("on_pretrain_routine_start", keep)
+    front.add_callback("on_train_start", keep)
     with pytest.raises(PowerCut):
         front.train(trainer=partial(Looked, config=front.model.yaml), **arguments(data))
     given = cloudpickle.loads(sent["pickle"])
