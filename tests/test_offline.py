@@ -8,6 +8,8 @@ TRIPWIRE = '''
 """Imported by Python at its start: whoever asks for a name or an address of another machine is told off."""
 import socket
 
+import pytest
+
 
 def _refuse(*args, **kwargs):
     raise OSError("palyno's test blocks the network: " + repr(args))
@@ -84,6 +86,7 @@ def test_main_job_needs_no_network(tmp_path, run_python, samples, shipped_model)
     assert attempts.read_text(encoding="utf-8") == ""
 
 
+@pytest.mark.slow
 def test_imports_that_the_main_job_does_not_make_need_no_network(tmp_path, run_python):
     variables, attempts = _blocked(tmp_path)
     code = """

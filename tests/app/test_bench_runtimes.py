@@ -20,6 +20,7 @@ def test_the_summary_of_known_times():
     }
 
 
+@pytest.mark.slow
 def test_a_runtime_is_measured_beside_pytorch(tmp_path, shipped_model):
     out = tmp_path / "figures.json"
     line = ["bench", "runtimes", "--model", shipped_model, "--threads", "1", "--imgsz", "64", "--rounds", "4"]

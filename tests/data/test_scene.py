@@ -108,6 +108,7 @@ def test_the_ring_around_a_grain_does_not_give_it_away():
     assert leak.taxon_accuracy < leak.taxon_chance + 0.08
 
 
+@pytest.mark.slow
 def test_the_ring_test_can_fail():
     def bordered(s):
         true = scene(s)
