@@ -2,13 +2,12 @@
 
 import json
 
+import pytest
 from PIL import Image
 
 TRIPWIRE = '''
 """Imported by Python at its start: whoever asks for a name or an address of another machine is told off."""
 import socket
-
-import pytest
 
 
 def _refuse(*args, **kwargs):
