@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 from typing import Any
 
 import click
 
-from .figures import Figures, keeps_figures
+from .figures import Figures, keeps_figures, tell_terminal
 
 
 @click.command()
@@ -31,12 +30,8 @@ def collection(figures: Figures, **options: Any) -> None:
     """
     from ..bench_collection import bench_collection
 
-    def tell(line: str) -> None:
-        if sys.stderr.isatty():
-            click.echo(line, err=True)
-
     with figures.measuring():
-        measured = bench_collection(tell=tell, **options)
+        measured = bench_collection(tell=tell_terminal, **options)
     figures.give(measured, lambda document: click.echo(table(document)))
 
 

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 from typing import Any
 
 import click
 
-from .figures import Figures, keeps_figures
+from .figures import Figures, keeps_figures, tell_terminal
 
 
 @click.command()
@@ -24,12 +23,8 @@ def texts(figures: Figures, **options: Any) -> None:
     """Time a collection of many texts: to index their words, to open it, to change one, to search."""
     from ..bench_texts import bench_texts
 
-    def tell(line: str) -> None:
-        if sys.stderr.isatty():
-            click.echo(line, err=True)
-
     with figures.measuring():
-        measured = bench_texts(tell=tell, **options)
+        measured = bench_texts(tell=tell_terminal, **options)
     figures.give(measured, lambda document: click.echo(table(document)))
 
 

@@ -15,7 +15,13 @@ import click
 
 from . import options as shared
 
-__all__ = ["Figures", "keeps_figures"]
+__all__ = ["Figures", "keeps_figures", "tell_terminal"]
+
+
+def tell_terminal(line: str) -> None:
+    """Says what is being measured, where somebody watches."""
+    if sys.stderr.isatty():
+        click.echo(line, err=True)
 
 
 @dataclass(frozen=True)

@@ -26,7 +26,7 @@ from .weights import fill, read_encoder
 if TYPE_CHECKING:
     from .network import GrainNet
 
-__all__ = ["FORMAT", "NAME", "ImageEncoder", "checked_picture", "cut_crop"]
+__all__ = ["FORMAT", "NAME", "ImageEncoder", "checked_list", "checked_picture", "cut_crop"]
 
 FORMAT = "palyno-grain-encoder-1"
 NAME = "grain-encoder"
@@ -52,6 +52,17 @@ def checked_picture(picture: np.ndarray) -> np.ndarray:
             "palyno.data.slides"
         )
     return picture
+
+
+def checked_list(pictures: Sequence[np.ndarray]) -> Sequence[np.ndarray]:
+    """The pictures as they are.
+
+    Raises:
+        UsageError: They are one picture, which would be read as a list of its rows.
+    """
+    if getattr(pictures, "ndim", None) == 3:
+        raise UsageError("pictures: expected a list of pictures, got one; put it in a list")
+    return pictures
 
 
 def cut_crop(crop: np.ndarray) -> CutGrain:
@@ -141,8 +152,7 @@ class ImageEncoder:
         Raises:
             UsageError: Not such arrays.
         """
-        if getattr(items, "ndim", None) == 3:
-            raise UsageError("pictures: expected a list of pictures, got one; put it in a list")
+        items = checked_list(items)
         found = [np.empty((0, self.dim), np.float32)]
         for start in range(0, len(items), self.batch):
             cut = [cut_crop(item) for item in items[start : start + self.batch]]

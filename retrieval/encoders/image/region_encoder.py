@@ -18,12 +18,12 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
-from ....errors import RejectedModelError, UsageError
+from ....errors import RejectedModelError
 from ....vision.detector import DECISIVE, Detector, load
 from ....vision.maps import check_reader
 from ....vision.tiles import iou_matrix
 from ....vision.weights import find_encoder
-from .encoder import checked_picture
+from .encoder import checked_list, checked_picture
 from .weights import fill, read_encoder
 
 if TYPE_CHECKING:
@@ -147,9 +147,7 @@ class RegionEncoder:
         Raises:
             UsageError: Not such arrays.
         """
-        if getattr(items, "ndim", None) == 3:
-            raise UsageError("pictures: expected a list of pictures, got one; put it in a list")
-        return np.concatenate([np.empty((0, self.dim), np.float32), *map(self._one, items)])
+        return np.concatenate([np.empty((0, self.dim), np.float32), *map(self._one, checked_list(items))])
 
     def _one(self, item: np.ndarray) -> np.ndarray:
         picture = checked_picture(item)
