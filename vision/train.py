@@ -7,7 +7,7 @@ import math
 import os
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +15,9 @@ import yaml
 
 from .. import __version__, offline
 from ..errors import InputError, UsageError
+from .weights import Metadata
 
-__all__ = ["CACHES", "TrainSettings", "train"]
+__all__ = ["CACHES", "TrainSettings", "known_classes", "train"]
 
 CACHES = ("none", "ram", "host", "gpu")
 
@@ -28,8 +29,10 @@ class TrainSettings:
     Attributes:
         data: `data.yaml` of a YOLO data set, such as `palyno compose` writes.
         out: Folder of the run: logs, checkpoints, and at the end `NAME.safetensors`.
-        model: Name of a layer table.
-        name: Name of the weights; the model's if None.
+        model: Name of a layer table, or a YAML file; not asked for where there are `weights`.
+        weights: Trained weights to start from, a name that ships or a file: their layers are taken, and what they know
+            of the classes, see `palyno.vision.models.transfer`. None starts from random ones.
+        name: Name of the weights that come out; the model's if None.
         epochs: Passes over the training images.
         hours: Time budget; replaces `epochs` and fits the learning rate's schedule into it.
         batch: Images a step.
@@ -57,6 +60,7 @@ class TrainSettings:
     data: Path
     out: Path
     model: str = "hieraedge-n"
+    weights: str | Path | None = None
     name: str | None = None
     epochs: int = 100
     hours: float | None = None
@@ -90,8 +94,24 @@ class TrainSettings:
             raise UsageError(f"batch: expected a multiple of {gpus}, the number of GPUs, got {self.batch}")
         if self.cache not in CACHES:
             raise UsageError(f"cache: expected one of {', '.join(CACHES)}, got {self.cache!r}")
+        table = [key for key in ("edge", "gate", "backbone", "head", "options") if getattr(self, key)]
+        if self.weights is not None and table:
+            raise UsageError(f"{', '.join(table)}: weights bring their layer table; leave out one of the two")
         if self.degrees and self.cache not in ("gpu", "host"):
             raise UsageError("degrees: only with cache='gpu' or 'host'")
+
+
+def known_classes(data: Path, weights: str | Path) -> tuple[list[str], list[str]]:
+    """A data set's classes that trained weights know by the same name, and those that they do not.
+
+    Raises:
+        InputError: No such data set.
+        UnknownModelError: No such weights.
+        RejectedModelError: They are not what they should be.
+    """
+    taught = set(_start(weights)[1].classes)
+    names = _class_names(data)
+    return [name for name in names if name in taught], [name for name in names if name not in taught]
 
 
 def train(settings: TrainSettings, *, resume: bool = False) -> Path:
@@ -108,6 +128,8 @@ def train(settings: TrainSettings, *, resume: bool = False) -> Path:
     Raises:
         InputError: The data set is missing or has no training images.
         UsageError: `out` holds a finished or unfinished run and `resume` was not asked for, or there is none to resume.
+        UnknownModelError: No such weights to start from.
+        RejectedModelError: They are not what they should be.
     """
     names = _class_names(settings.data)
     run = settings.out
@@ -116,6 +138,9 @@ def train(settings: TrainSettings, *, resume: bool = False) -> Path:
         raise UsageError(f"{run}: expected an unfinished run to resume ({last.name} in its weights folder), found none")
     if not resume and run.exists() and any(run.iterdir()):
         raise UsageError(f"{run}: expected a new or empty folder; it holds files; give another, or --resume")
+    if resume:
+        settings = _as_begun(settings)
+    start = None if settings.weights is None else _start(settings.weights)
     run.mkdir(parents=True, exist_ok=True)
     offline.switch_off()
     offline.provide_fonts()
@@ -126,7 +151,8 @@ def train(settings: TrainSettings, *, resume: bool = False) -> Path:
         arguments: dict[str, Any] = {"resume": str(last)}
     else:
         chosen: dict[str, Any] = {k: getattr(settings, k) for k in ("edge", "gate", "backbone", "head", "naming_loss")}
-        yolo = PollenYOLO(settings.model, classes=names, **(chosen | dict(settings.options)))
+        file, table = (None, settings.model) if start is None else (start[0], start[1].config)
+        yolo = PollenYOLO(table, classes=names, start=file, **(chosen | dict(settings.options)))
         arguments = _arguments(settings)
         _note(settings)
     yolo.add_callback("on_train_epoch_start", _validate_when_due(settings.validate_every))
@@ -134,11 +160,21 @@ def train(settings: TrainSettings, *, resume: bool = False) -> Path:
     if not resume:
         _note(settings)  # Again: a distributed run empties its folder when it starts.
     metrics = dict(getattr(yolo.trainer, "metrics", None) or {})
-    return export_checkpoint(run / "weights" / "best.pt", run, settings, metrics=metrics)
+    about = None if start is None else start[1]
+    return export_checkpoint(run / "weights" / "best.pt", run, settings, metrics=metrics, start=about)
 
 
-def export_checkpoint(checkpoint: Path, out: Path, settings: TrainSettings, metrics: dict[str, Any]) -> Path:
+def export_checkpoint(
+    checkpoint: Path, out: Path, settings: TrainSettings, metrics: dict[str, Any], start: Metadata | None = None
+) -> Path:
     """Turns a checkpoint of one's own run (a pickle) into weights that `load` accepts.
+
+    Args:
+        checkpoint: The checkpoint.
+        out: Folder of the weights.
+        settings: The recipe, which the weights keep.
+        metrics: Figures on validation images, which they keep too.
+        start: The weights that training started from.
 
     Returns:
         `out/NAME.safetensors`.
@@ -148,12 +184,16 @@ def export_checkpoint(checkpoint: Path, out: Path, settings: TrainSettings, metr
 
     model = PollenYOLO(checkpoint).model.float()
     names = tuple(str(n) for _, n in sorted(model.names.items()))
-    name = settings.name or settings.model
+    name = settings.name or Path(settings.model).stem
+    recipe = {k: v for k, v in asdict(settings).items() if k not in {"data", "out", "device", "workers", "cache"}}
+    if start is not None:
+        name = settings.name or Path(start.name).name
+        recipe |= {"model": start.name, "weights": start.sha256}
     path = out / f"{name}.safetensors"
     training = {
         "palyno": __version__,
         "seed": settings.seed,
-        "recipe": {k: v for k, v in asdict(settings).items() if k not in {"data", "out", "device", "workers", "cache"}},
+        "recipe": recipe,
         "validation": {k: round(float(v), 5) for k, v in metrics.items() if isinstance(v, int | float)},
     }
     save_weights(
@@ -168,6 +208,24 @@ def export_checkpoint(checkpoint: Path, out: Path, settings: TrainSettings, metr
         training=training,
     )
     return path
+
+
+def _as_begun(settings: TrainSettings) -> TrainSettings:
+    """The recipe that an unfinished run was begun with, where its folder still has it."""
+    try:
+        noted = json.loads((settings.out / "recipe.json").read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return settings
+    own = {f.name for f in fields(TrainSettings)} - {"data", "out", "device", "workers"}
+    return replace(settings, **{key: value for key, value in noted.items() if key in own})
+
+
+def _start(weights: str | Path) -> tuple[Path, Metadata]:
+    """The file that training starts from, checked where it ships, and what it says about itself."""
+    from .weights import find_model, load_weights
+
+    path, shipped = find_model(weights)
+    return path, load_weights(path, shipped=shipped)[1]
 
 
 def _arguments(settings: TrainSettings) -> dict[str, Any]:

@@ -16,6 +16,11 @@ from ...errors import UsageError
 @click.option(
     "--model", help="Name or YAML file of a layer table.  [default: hieraedge-n; with --backbone, backbone-yolo-n]"
 )
+@click.option(
+    "--weights",
+    metavar="NAME|FILE",
+    help="Start from a trained detector instead of random weights: its layers, and what it knows of your classes.",
+)
 @click.option("--name", help="Name of the weights; the model's if not given.")
 @click.option("--epochs", default=100, show_default=True, type=int)
 @click.option("--hours", type=click.FloatRange(0, min_open=True), help="Time budget; replaces --epochs.")
@@ -75,10 +80,16 @@ def train(model: str | None, resume: bool, options: tuple[str, ...], **settings:
 
     The best checkpoint by validation mAP50-95 becomes OUT/NAME.safetensors, which every command takes as --model.
     """
-    from ...vision.train import TrainSettings
+    from ...vision.train import TrainSettings, known_classes
     from ...vision.train import train as run
 
+    if model and settings["weights"]:
+        raise UsageError("--model and --weights: weights bring their layer table; leave out one of the two")
     model = model or ("backbone-yolo-n" if settings["backbone"] else "hieraedge-n")
+    if settings["weights"]:
+        known, new = known_classes(settings["data"], settings["weights"])
+        named = f"; new to it: {', '.join(new)}" if new else ""
+        click.echo(f"{settings['weights']} knows {len(known)} of {len(known) + len(new)} classes{named}", err=True)
     path = run(TrainSettings(model=model, options=dict(map(_option, options)), **settings), resume=resume)
     click.echo(f"weights: {path}", err=True)
 

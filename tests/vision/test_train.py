@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from pathlib import Path
 
@@ -9,9 +10,10 @@ import palyno
 import pytest
 from palyno.data.compose import Recipe, compose_dataset
 from palyno.data.scene import SceneSettings
-from palyno.errors import InputError, UsageError
-from palyno.vision.train import TrainSettings, train
+from palyno.errors import InputError, UnknownModelError, UsageError
+from palyno.vision.train import TrainSettings, _as_begun, known_classes, train
 from palyno.vision.validate import read_split, validate
+from palyno.vision.weights import load_weights
 
 PICTURES = Path(__file__).parent.parent / "data" / "pictures" / "pollen73s"
 
@@ -64,6 +66,40 @@ def test_a_run_is_not_written_over_and_a_finished_one_is_not_lost(run):
     with pytest.raises(UsageError, match="--resume"):
         train(settings)
     assert weights.read_bytes() == before
+
+
+def test_training_goes_on_from_weights_and_says_from_which(run, scenes, tmp_path):
+    _, weights = run
+    data = scenes / "data.yaml"
+    out = tmp_path / "on"
+    # So small a step that the network stays where it began, but for its running statistics.
+    fine = TrainSettings(
+        data, out, weights=weights, epochs=1, batch=3, imgsz=128, device="cpu", workers=0, lr=1e-12, seed=5
+    )
+    first, second = (palyno.load(path, device="cpu") for path in (weights, train(fine)))
+    recipe = second.metadata.training["recipe"]
+    assert recipe["model"] == "tiny" and recipe["weights"] == first.metadata.sha256
+    assert second.metadata.config["options"]["gate"] == "none" and (out / "tiny.safetensors").is_file()
+    learned = [dict(load_weights(path)[0].named_parameters()) for path in (weights, out / "tiny.safetensors")]
+    assert learned[0].keys() == learned[1].keys()
+    for key, tensor in learned[0].items():
+        assert (tensor - learned[1][key]).abs().max() <= 1e-3 * tensor.abs().max() + 1e-4, key
+    assert known_classes(data, weights) == (list(first.classes), [])
+    assert known_classes(data, "hieraedge-n")[1]
+
+
+def test_what_is_resumed_is_the_run_that_was_begun(run):
+    settings, _ = run
+    again = _as_begun(TrainSettings(settings.data, settings.out, device="cpu"))
+    assert again == dataclasses.replace(settings, workers=again.workers)
+
+
+def test_weights_bring_their_layers_and_must_be_there(scenes, tmp_path):
+    with pytest.raises(UsageError, match="gate, options: weights bring their layer table"):
+        TrainSettings(tmp_path, tmp_path, weights="hieraedge-n", gate="none", options={"kernel": 7})
+    with pytest.raises(UnknownModelError, match="nothing-like-it"):
+        train(TrainSettings(scenes / "data.yaml", tmp_path / "out", weights="nothing-like-it"))
+    assert not (tmp_path / "out").exists()
 
 
 def test_there_must_be_something_to_resume(scenes, tmp_path):

@@ -16,9 +16,11 @@ from ... import offline
 from ..feed.geometry import Spread
 from ..feed.light import Light
 from ..feed.loader import DeviceLoader
+from ..weights import load_weights
 from .detection import PollenModel, assemble
 from .peers import Peer
 from .tables import configure
+from .transfer import transfer
 
 offline.switch_off()
 from ultralytics import YOLO  # noqa: E402
@@ -37,7 +39,8 @@ class PollenTrainer(DetectionTrainer):
         overrides: Its arguments; `model` is a name from `model_names()` with the suffix `.yaml`, a YAML file or a
             `.pt` that was trained here.
         _callbacks: Its callbacks.
-        config: A configuration to train instead of `overrides["model"]`.
+        config: A configuration to train instead of `overrides["model"]`; its key `start`, if there, is a weights file
+            to start from, see `transfer`.
     """
 
     model: Any
@@ -57,8 +60,14 @@ class PollenTrainer(DetectionTrainer):
 
     def get_model(self, cfg: Any = None, weights: Any = None, verbose: bool = True) -> PollenModel | Peer:
         """The network for the data set's classes, with the weights of another where given."""
+        start = None
+        if isinstance(cfg, Mapping):
+            cfg = dict(cfg)
+            start = cfg.pop("start", None)
         model = assemble(configure(cfg, classes=self.data["nc"], channels=self.data["channels"]), verbose)
         self.set_model_names_for_load(model)
+        if start is not None:
+            transfer(model, load_weights(start)[0])
         if weights:
             model.load(weights)
         return model
@@ -103,10 +112,11 @@ class PollenYOLO(YOLO):
     """ultralytics' front end (train, val, predict, export) for what `build` builds.
 
     Args:
-        model: A name from `model_names()`, a YAML file, or a `.pt` that was trained here (a pickle: only from people
-            you trust).
+        model: A name from `model_names()`, a YAML file, a configuration, or a `.pt` that was trained here (a pickle:
+            only from people you trust).
         classes: For a new network its number of classes or their names; training takes the data set's.
         verbose: Print a summary.
+        start: For a new network the weights file that training starts from, see `transfer`.
         **options: For a new network, see `configure`.
     """
 
@@ -118,16 +128,17 @@ class PollenYOLO(YOLO):
 
     def __init__(
         self,
-        model: str | Path,
+        model: str | Path | Mapping[str, Any],
         *,
         classes: int | Sequence[str] = 1,
         verbose: bool = False,
+        start: str | Path | None = None,
         **options: Any,
     ):
-        name = str(model)
-        self._config = {}
+        name = str(model.get("name", "detector") if isinstance(model, Mapping) else model)
+        self._config, self._start = {}, start
         if not name.endswith(".pt"):
-            self._config = configure(name, classes=classes, **options)
+            self._config = configure(model, classes=classes, **options)
         # Not YOLO's: it gives a network with RT-DETR's head to another front end, with its own trainer.
         Model.__init__(self, name if name.endswith((".pt", ".yaml", ".yml")) else f"{name}.yaml", "detect", verbose)
 
@@ -139,9 +150,10 @@ class PollenYOLO(YOLO):
         self.model.task = task
 
     def train(self, trainer: Any = None, **kwargs: Any) -> Any:  # type: ignore[override]
-        """Trains; see ultralytics' `Model.train`. A new network starts from fresh weights, drawn after seeding."""
+        """Trains; see ultralytics' `Model.train`. A new network's weights are drawn after seeding."""
         if trainer is None and not self.ckpt and not kwargs.get("resume"):
-            trainer = partial(PollenTrainer, config=self.model.yaml)
+            start = {} if self._start is None else {"start": str(self._start)}
+            trainer = partial(PollenTrainer, config=self.model.yaml | start)
             kwargs.setdefault("pretrained", False)
         return super().train(trainer=trainer, **kwargs)
 
