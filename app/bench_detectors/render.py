@@ -85,7 +85,8 @@ def _latency(documents: Sequence[Mapping[str, Any]]) -> str:
     for document in documents:
         device = document["device"]
         batches = sorted({int(b) for entry in document["models"].values() for b in entry})
-        what = f"{device['name']}, {device['threads']} threads, float32" if device["kind"] == "cpu" else device["name"]
+        how = f"{device['threads']} threads, float32" if device["kind"] == "cpu" else "float16"
+        what = f"{device['name']}, {how}"
         reference = document["models"].get("yolo12n", {})
         lines = []
         for model, entry in document["models"].items():
