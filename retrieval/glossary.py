@@ -9,7 +9,7 @@ finds them in a text, the longest first:
 
 From that come the texts that are indexed and searched: the term's own English word is added to the text of a document,
 with the broader terms, and to that of a query. A document does not fit where its `concepts` have one of the query's
-`unwanted`. A word is negated if a `not`, `without`, `ohne`, `sin`, `sans` or the like stands before it in its clause.
+`unwanted`. What negates a word, before it, behind it or in it, is told in `negation.py`.
 
 The wordings and meanings are our own. Where a term can be looked up, the column `sources` says: H2018 Halbritter et al.
 2018, Illustrated Pollen Terminology; P2007 Punt et al. 2007, Rev. Palaeobot. Palynol. 143, 1 (with Hoen 1999); PW the
@@ -28,12 +28,13 @@ import re
 import unicodedata
 from bisect import bisect_left, bisect_right
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cache, cached_property
 from importlib.resources import files
 from itertools import accumulate
 
 from ..errors import InputError, UsageError
+from .negation import NEGATIONS, TURNS, Word, behind, only_negates, without
 from .words import VERSION, folded
 
 __all__ = ["LANGUAGES", "Glossary", "Mention", "Query", "Said"]
@@ -43,23 +44,16 @@ LANGUAGES = {"en": "English", "de": "German", "es": "Spanish", "fr": "French"}
 _Entry = tuple[tuple[str, ...], str]
 _MOST_KNOWN = 100_000
 
+# Raised when `read` gives another answer for any text: what was indexed before is then read anew.
+_READING = 2
+
 _WORD = re.compile(r"[^\W_]+")
 # A word, or what ends a clause.
 _PART = re.compile(r"([^\W_]+)|[.,;:!?()]")
 
 
-def _words(text: str) -> frozenset[str]:
-    return frozenset(_WORD.findall(text))
-
-
-_NEGATIONS = _words(
-    "no not without lacking lacks lack nor neither never non absent except "
-    "ohne nicht kein keine keinen keiner keines keinem weder noch fehlend fehlende "
-    "sin ni carece carecen carente carentes excepto "
-    "sans pas depourvu depourvue depourvus depourvues sauf aucun aucune"
-)
-# Where what was negated ends: a full stop, a comma, or a word that turns.
-_TURNS = _words("but with having has have sondern aber mit pero sino con mais avec although while which that")
+# `Größe` is how large something is, `größer` larger than something; without its dots the word would be `große`, large.
+_SIZE = re.compile(r"\bgr(?:ö|o\u0308)(?=(?:ß|ss)(?:e|en|er)\b)", re.IGNORECASE)
 
 
 @dataclass(frozen=True)
@@ -210,7 +204,7 @@ class Glossary:
     @cached_property
     def digest(self) -> str:
         """The same for a glossary that reads every document the same: what was indexed with it says so."""
-        told = [VERSION, sorted(self._languages), sorted(self._broader.items())]
+        told = [VERSION, _READING, sorted(self._languages), sorted(self._broader.items())]
         return hashlib.sha256(json.dumps(told, ensure_ascii=False).encode()).hexdigest()
 
     def broader(self, term: str) -> tuple[str, ...]:
@@ -219,7 +213,7 @@ class Glossary:
 
     def read(self, text: str) -> list[Mention]:
         """The terms that a text says, in order; where wordings overlap, the longest from the left."""
-        return list(self._mentions(folded(text)))
+        return self._mentions(_plain(text))
 
     def document(self, text: str) -> str:
         """The text of a document to index: with the terms that it says, and their broader ones, after it."""
@@ -232,8 +226,8 @@ class Glossary:
 
     def query(self, text: str) -> Query:
         """What a query asks for, and what it does not want."""
-        plain = folded(text)
-        mentions = list(self._mentions(plain))
+        plain = _plain(text)
+        mentions = self._mentions(plain)
         kept, at = [], 0
         for mention in mentions:
             if mention.negated:
@@ -242,7 +236,7 @@ class Glossary:
         wanted = tuple(dict.fromkeys(mention.term for mention in mentions if not mention.negated))
         unwanted = frozenset(mention.term for mention in mentions if mention.negated) - set(wanted)
         whole = text if not unwanted else "".join([*kept, plain[at:]])
-        if unwanted and not wanted and _NEGATIONS.issuperset(_WORD.findall(whole)):
+        if unwanted and not wanted and only_negates(_WORD.findall(whole)):
             # It only negates: nothing is left to search for.
             whole = ""
         meanings = tuple(self.glosses.get(term) or term for term in wanted)
@@ -254,8 +248,8 @@ class Glossary:
                 said.setdefault(mention.term, Said(mention.term, typed, languages, mention.negated))
         return Query(whole.strip(), wanted, unwanted, meanings, said, text)
 
-    def _mentions(self, text: str) -> Iterator[Mention]:
-        words: list[tuple[str, int, int]] = []
+    def _mentions(self, text: str) -> list[Mention]:
+        words: list[Word] = []
         # Whether a clause ends before each word.
         ends: list[bool] = []
         ended = False
@@ -266,24 +260,35 @@ class Glossary:
                 words.append((part[1], part.start(), part.end()))
                 ends.append(ended)
                 ended = False
+        mentions: list[Mention] = []
+        # The places of the first and the last word of each.
+        spans: list[tuple[int, int]] = []
         negated, i = False, 0
         while i < len(words):
             word, start, _ = words[i]
             if i and ends[i]:
                 negated = False
-            entry = self._longest(words, ends, i)
+            entry, lacked = self._longest(words, ends, i), None
+            if (stem := without(word)) and (entry is None or word not in entry[0]):
+                lacked = self._longest([(stem, start, words[i][2])], [True], 0)
+                entry = lacked or entry
             if entry is not None:
                 last = i + len(entry[0]) - 1
-                yield Mention(entry[1], start, words[last][2], negated)
+                mentions.append(Mention(entry[1], start, words[last][2], negated != (lacked is not None)))
+                spans.append((i, last))
                 i = last + 1
                 continue
-            if word in _NEGATIONS:
+            if (numbers := behind(words, ends, i, spans)) is not None:
+                for number in numbers:
+                    mentions[number] = replace(mentions[number], negated=True)
+            elif word in NEGATIONS:
                 negated = True
-            elif word in _TURNS:
+            elif word in TURNS:
                 negated = False
             i += 1
+        return mentions
 
-    def _longest(self, words: Sequence[tuple[str, int, int]], ends: Sequence[bool], i: int) -> _Entry | None:
+    def _longest(self, words: Sequence[Word], ends: Sequence[bool], i: int) -> _Entry | None:
         word = words[i][0]
         begun = self._begun.get(word)
         if begun is None:
@@ -315,6 +320,11 @@ class Glossary:
         if term:
             raise InputError(f"glossary: broader terms go round in a circle: {', '.join(path)}")
         return tuple(path)
+
+
+def _plain(text: str) -> str:
+    """A text folded, as long as `folded` makes it, with `Größe` told from `große`."""
+    return folded(text if text.isascii() else _SIZE.sub("grø", text))
 
 
 def _fits(pattern: str, word: str) -> bool:

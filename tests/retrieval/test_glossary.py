@@ -31,6 +31,21 @@ def shipped():
         ("weder Baum noch Strauch", [], ["tree", "shrub"]),
         ("spiny. Not reticulate. Large", ["echinate", "large"], ["reticulate"]),
         ("echinate but not without echinate ones", ["echinate"], []),
+        ("spines absent", [], ["echinate"]),
+        ("Spines and warts are absent, three pores", ["triporate"], ["echinate", "verrucate"]),
+        ("reticulate, pores not present", ["reticulate"], ["porate"]),
+        ("dreiporig, Stacheln fehlen", ["triporate"], ["echinate"]),
+        ("Es fehlen Poren", [], ["porate"]),
+        ("espinas ausentes", [], ["echinate"]),
+        ("sacci missing and three pores", ["triporate"], ["saccate"]),
+        ("triporate grains lacking spines", ["triporate"], ["echinate"]),
+        ("colpi present, spines seen", ["colpate", "echinate"], []),
+        ("a poreless, spineless grain", [], ["echinate", "porate"]),
+        ("stachellose Körner", [], ["echinate"]),
+        ("not spineless", ["echinate"], []),
+        ("Größe 20 µm, größer als die Birke", ["Betula"], []),
+        ("große Körner", ["large"], []),
+        ("Süßgräser, Graspollen", ["Poaceae"], []),
         ("Straßenverkehr", [], []),
         ("", [], []),
     ],
@@ -142,7 +157,7 @@ def test_what_is_negated_is_told_as_such():
 
 
 def test_what_only_negates_leaves_no_words_and_the_sentence_as_it_was():
-    for query in ("ohne Stacheln", "not spiny", "sin espinas"):
+    for query in ("ohne Stacheln", "not spiny", "sin espinas", "spines are absent", "stachellos"):
         asked = Glossary.shipped().query(query)
         assert (asked.words, asked.sentence, asked.unwanted) == ("", query, {"echinate"})
     assert Glossary.shipped().query("grain without spines").words == "grain without"
