@@ -14,6 +14,7 @@ import numpy as np
 
 from ...errors import PalynoError, RejectedModelError, UnknownModelError, UsageError
 from ..encoders import Encoder
+from ..hybrid import readable
 from .record import Kind, nfc
 from .vectors import as_vectors
 
@@ -71,13 +72,19 @@ def ask(query: Any, encoder: Encoder | str | None, spaces: Mapping[str, Space]) 
         spaces: The spaces there are.
 
     Raises:
-        UsageError: A vector without its encoder_id; a query that is nothing of these.
+        UsageError: A vector without its encoder_id; words that the encoder cannot read; a query that is nothing of
+            these.
         RejectedModelError: The encoder's space is not here.
     """
     if is_vector(query):
         return _ask_vector(query, encoder, spaces)
     encoder = check_encoder(encoder)
     space = _space(encoder.encoder_id, spaces)
+    if isinstance(query, str) and not readable(encoder, [query])[0]:
+        raise UsageError(
+            f"expected words that {encoder.encoder_id} can read, got {query!r:.80}; give a Latin name or a "
+            "translation, or search texts by their words (--by words)"
+        )
     return Asked(space, encode(encoder, [query]), query if isinstance(query, str) else "", encoder)
 
 

@@ -3,14 +3,16 @@
     encoder = TextEncoder()
     encoder.encode(["triporate grain with a smooth wall", "Betula"])   # (2, 384) float32, unit length
 
-It reads English best; other languages reach it through `retrieval.glossary`. A text of more than 254 word pieces is
-read in windows of up to 254, one every 200 or a little less, so that no word is cut and neighbours share about 54. Its
-vector is the mean of the windows' unit vectors, each weighted by its pieces, at unit length. `passages` gives the
-windows as texts, for who would rather keep a vector of each and let the best one count.
+It reads English best; other languages reach it through `retrieval.glossary`. Of other scripts it knows letters but no
+words: a text in one has a vector, as in sentence-transformers, that means nothing, and `readable` says so. A text of
+more than 254 word pieces is read in windows of up to 254, one every 200 or a little less, so that no word is cut and
+neighbours share about 54. Its vector is the mean of the windows' unit vectors, each weighted by its pieces, at unit
+length. `passages` gives the windows as texts, for who would rather keep a vector of each and let the best one count.
 """
 
 from __future__ import annotations
 
+import re
 import threading
 import unicodedata
 from collections.abc import Iterator, Sequence
@@ -37,6 +39,9 @@ WINDOW = 254
 STRIDE = 200
 
 _NAME = "all-MiniLM-L6-v2"
+
+# The tokenizer has the commonest letters of other scripts, too, but the network has learned no words in them.
+_LETTER, _LATIN = re.compile(r"[^\W\d_]"), re.compile(r"[a-zA-ZªºµÀ-ÖØ-öø-ɏḀ-ỿ]")
 
 
 class _Run(Protocol):
@@ -117,7 +122,7 @@ class TextEncoder:
 
         Raises:
             UsageError: Not a sequence of texts, or a text without anything the encoder can read: empty, white space, or
-                only characters that none of its word pieces has. `readable` tells which before.
+                only characters that none of its word pieces has.
         """
         windows = list(self._windows(items))
         vectors = np.zeros((len(items), WIDTH), np.float64)
@@ -132,8 +137,9 @@ class TextEncoder:
         return (vectors / norms).astype(np.float32)
 
     def readable(self, items: Sequence[str]) -> np.ndarray:
-        """Which texts `encode` can read: (n,) bool."""
-        return np.array([self._reason(piece) is None for piece in self._pieces(items)], bool)
+        """Which texts `encode` takes and, as they are mostly in Latin letters, gives a meaning: (n,) bool."""
+        pieces = self._pieces(items)
+        return np.array([self._reason(one) is None and not self._foreign(one) for one in pieces], bool)
 
     def tokens(self, text: str) -> list[str]:
         """The word pieces of a text as the encoder sees them; `##` marks one that goes on."""
@@ -179,6 +185,15 @@ class TextEncoder:
                 "best, so give a translation or a Latin name, or search by words"
             )
         return None
+
+    def _foreign(self, encoding: Any) -> bool:
+        """Whether most pieces of a text are unknown, or letters of another script."""
+        unknown = self._tokenizer.token_to_id("[UNK]")
+        foreign = sum(
+            number == unknown or (_LETTER.search(piece) is not None and _LATIN.search(piece) is None)
+            for number, piece in zip(encoding.ids, encoding.tokens, strict=True)
+        )
+        return 2 * foreign > len(encoding.ids)
 
     def _run(self, pieces: np.ndarray, mask: np.ndarray) -> np.ndarray:
         with self._lock:

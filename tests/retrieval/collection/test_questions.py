@@ -199,6 +199,8 @@ def test_what_an_encoder_cannot_read_is_searched_by_words_and_says_so(collection
         hits = opened.search("松属", kind="text")
         assert [hit.id for hit in hits] == [ids[1]] and hits[0].encoder_id is None
         assert "by meaning: not at all, as latin cannot read the query" in hits[0].reasons[-1]
+        with pytest.raises(UsageError, match=r"expected words that latin can read, got '松属'"):
+            opened.search("松属", kind="text", by="vectors")
     with Collection.create(collection.path.parent / "none", encoders=[latin]) as without:
         without.add([Record(kind="text", text="green")], None)
         assert "by meaning: not at all, as no text has a vector" in without.search("green")[0].reasons[-1]

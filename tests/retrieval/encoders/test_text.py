@@ -83,7 +83,20 @@ def test_a_long_text_is_the_mean_of_its_windows_by_their_pieces(encoder, long_te
 def test_a_text_with_nothing_to_read_is_refused_by_its_number(encoder, text):
     with pytest.raises(UsageError, match="text 1: expected words"):
         encoder.encode(["Betula", text])
-    assert encoder.readable(["Betula", text, "桦木"]).tolist() == [True, False, True]
+    assert encoder.readable(["Betula", text]).tolist() == [True, False]
+
+
+@pytest.mark.parametrize("text", ["桦木属", "松属花粉", "берёза", "ブナ", "참나무", "Καστανιά", "Betula 桦木属"])
+def test_a_text_in_another_script_has_a_vector_but_is_not_told_to_be_readable(encoder, text):
+    for form in ("NFC", "NFD"):
+        assert encoder.readable([unicodedata.normalize(form, text)]).tolist() == [False]
+    assert np.isfinite(encoder.encode([text])).all()
+
+
+@pytest.mark.parametrize("text", ["Süßkirsche", "Populus × alba", "20–30 µm", "Nguyễn", "Betula (берёза) in peat"])
+def test_latin_letters_with_marks_digits_and_a_word_of_another_script_are_readable(encoder, text):
+    for form in ("NFC", "NFD"):
+        assert encoder.readable([unicodedata.normalize(form, text)]).tolist() == [True]
 
 
 def test_what_is_not_a_list_of_texts_is_refused(encoder):
