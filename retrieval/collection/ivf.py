@@ -2,8 +2,10 @@
 
 Vectors are put in the list of their nearest centre and kept there as one byte a dimension; a search reads the lists of
 the centres nearest to the query (Jegou, Douze, Schmid 2011, doi 10.1109/TPAMI.2010.57), and what it finds is scored
-again with the stored vectors. The number of lists read is chosen when the lists are laid out: the fewest, in powers of
-two, that find 99.5 % of the ten nearest of a sample. FAISS's ids are rows of the vector store, which never shift.
+again with the stored vectors. The number of lists read is chosen when the lists are laid out: twice the fewest, in
+powers of two, that find 99.5 % of the ten nearest of a sample. The sample is of stored vectors, and without a filter;
+queries from elsewhere, and filters, which leave the nearest further away, need more. FAISS's ids are rows of the vector
+store, which never shift.
 """
 
 from __future__ import annotations
@@ -29,6 +31,8 @@ WANTED_RECALL = 0.995
 # square of the lists; half of FAISS's usual number of them is quick enough to search and four times quicker to lay out.
 _POINTS, _ROUNDS = 48, 8
 _SAMPLE, _NEAREST = 256, 10
+# Lists read, for each that the sample needs.
+_MORE = 2
 _CHUNK = 1 << 16
 
 
@@ -100,12 +104,11 @@ class Ivf:
         chosen.sort()
         queries = np.ascontiguousarray(vectors[chosen], np.float32)
         near = _nearest(queries, vectors, min(_NEAREST + 1, self.rows))
-        nprobe = 1
-        while True:
-            self.nprobe, self.recall = nprobe, self._recall(queries, near, vectors)
-            if self.recall >= WANTED_RECALL or nprobe >= self.nlist:
-                return
-            nprobe = min(2 * nprobe, self.nlist)
+        self.nprobe = 1
+        while self.nprobe < self.nlist and self._recall(queries, near, vectors) < WANTED_RECALL:
+            self.nprobe = min(2 * self.nprobe, self.nlist)
+        self.nprobe = min(_MORE * self.nprobe, self.nlist)
+        self.recall = self._recall(queries, near, vectors)
 
     def _recall(self, queries: np.ndarray, near: np.ndarray, vectors: np.ndarray) -> float:
         """Share of the nearest rows that a search with rescoring finds; equally near ones count as found."""

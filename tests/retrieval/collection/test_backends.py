@@ -147,6 +147,25 @@ def test_lists_find_nearly_all_and_never_what_a_filter_excludes(unit):
         assert hits >= 0.98 * 400
 
 
+@pytest.mark.parametrize("n", [4, 30, 3000])
+def test_the_recall_that_lists_report_is_that_of_as_many_lists_as_are_read(unit, n):
+    vectors = unit(n, 32)
+    made = build_ivf(vectors)
+
+    def recall(nprobe):
+        found = wanted = 0
+        for row in np.random.default_rng(1).choice(n, min(n, 200), replace=False):
+            nearest = brute(np.arange(n), vectors, vectors[row], 11)[1][1:]
+            rows = made.search(vectors[row : row + 1], 110, None, nprobe)
+            reached = rows[np.argsort(-exact_scores(vectors[rows], vectors[row]), kind="stable")][1:11]
+            found, wanted = found + np.isin(nearest, reached).sum(), wanted + len(nearest)
+        return found / wanted
+
+    assert made.recall == pytest.approx(recall(made.nprobe), abs=0.01)
+    # A quarter of the lists would not do.
+    assert made.recall >= 0.995 and (made.nprobe < 4 or recall(made.nprobe // 4) < 0.999)
+
+
 def test_lists_that_hold_too_few_of_a_filters_rows_are_not_relied_on(unit):
     # Half the vectors point one way, half the other; a filter lets only the far half pass.
     vectors = unit(2000, 8)
