@@ -27,6 +27,8 @@ from .collecting import crop
 
 __all__ = ["Found", "bench_regions", "read_scenes", "tables"]
 
+FORMAT = "palyno-bench-regions-1"
+
 # A found box is a grain's where they overlap by more than this.
 _SAME = 0.5
 # Scenes that are read with and without vectors, in turn, to time what these cost; after one to warm up.
@@ -107,6 +109,7 @@ def bench_regions(
         by_taxon = [hit[np.array(taxa) == taxon].mean() for taxon in sorted(set(taxa))]
         rows.append({"what": what, "by_taxon": interval(by_taxon), "grains": float(hit.mean()), "n": len(hit)})
     return {
+        "format": FORMAT,
         "palyno": __version__,
         "detector": {"name": regions.detector.name, "sha256": regions.detector.sha256},
         "regions": regions.encoder_id,

@@ -1,4 +1,4 @@
-"""Search in texts beside its own parts, on the shipped palynological questions or on others in BEIR's format.
+"""Search in texts beside its own parts, on the shipped palynological questions or on others, BEIR's or Multi-CPR's.
 
 Every system ranks every document. A question is put in several languages and wordings, which are not independent of
 each other: the paired tests are over questions, each with the mean of its wordings; those over queries stand beside.
@@ -18,15 +18,15 @@ from .. import __version__
 from ..errors import UsageError
 from ..retrieval.encoders import Encoder
 from ..retrieval.encoders.text import TextEncoder
-from ..retrieval.evaluate import Scores, Task, compare, evaluate, holm, interval, read_beir
+from ..retrieval.evaluate import Scores, Task, compare, evaluate, holm, interval, read_task
 from ..retrieval.evaluate.pollen import read_pollen
 from ..retrieval.fusion import RRF_K
 from ..retrieval.glossary import Glossary
 from ..retrieval.hybrid import VECTOR_WEIGHT, TextSearch
 from ..retrieval.lexical import K1, B
-from .markdown import fill_page, read_document, table
+from .markdown import table
 
-__all__ = ["FUSED", "MEASURES", "SYSTEMS", "bench_retrieval", "read_figures", "render", "tables"]
+__all__ = ["FORMAT", "FUSED", "MEASURES", "SYSTEMS", "bench_retrieval", "tables"]
 
 FORMAT = "palyno-bench-retrieval-text-1"
 
@@ -59,7 +59,7 @@ def bench_retrieval(
 
     Args:
         split: Of the judgements; of the shipped set `dev`, `test` or `atlas`.
-        folder: A data set in BEIR's format; None takes the shipped one.
+        folder: A data set in BEIR's format, or a domain of Multi-CPR; None takes the shipped one.
         systems: Which of `SYSTEMS`.
         encoder: Of sentences; None takes the shipped one.
         on_system: Told the name and nDCG@10 of each system once it is done.
@@ -74,7 +74,7 @@ def bench_retrieval(
     """
     if unknown := sorted(set(systems) - set(SYSTEMS)):
         raise UsageError(f"systems: expected some of {', '.join(SYSTEMS)}; got {', '.join(unknown)}")
-    task = read_pollen(split) if folder is None else read_beir(folder, split)
+    task = read_pollen(split) if folder is None else read_task(folder, split)
     encoder = encoder or TextEncoder()
     scores, rows = {}, []
     for name in systems:
@@ -170,24 +170,6 @@ def _pairs(scores: Mapping[str, Scores], task: Task) -> list[dict[str, Any]]:
     for pair, p in zip(pairs, holm([pair["questions"]["p"] for pair in pairs]), strict=True):
         pair["questions"] = pair["questions"] | {"p_holm": p}
     return pairs
-
-
-def read_figures(file: str | Path) -> dict[str, Any]:
-    """Reads what `bench_retrieval` gave and was written as JSON.
-
-    Raises:
-        InputError: It is not that.
-    """
-    return read_document(file, "bench retrieval", format=FORMAT)
-
-
-def render(document: Document, page: str | Path) -> None:
-    """Writes the tables between `<!-- bench:text-SPLIT -->` and `<!-- /bench:text-SPLIT -->` of a page.
-
-    Raises:
-        UsageError: The page does not have the marks once.
-    """
-    fill_page(page, {f"text-{document['split']}": tables(document)}, whole=False)
 
 
 def tables(document: Document) -> str:

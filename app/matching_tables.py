@@ -1,33 +1,13 @@
-"""Figures of `palyno bench matching` as Markdown, and into the page."""
+"""Figures of `palyno bench matching` as Markdown."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
-from .bench_matching import FORMAT
-from .markdown import fill_page, read_document, table
+from .markdown import table
 
-__all__ = ["read_figures", "render", "tables"]
-
-
-def read_figures(file: str | Path) -> dict[str, Any]:
-    """Reads what `bench_matching` gave and was written as JSON.
-
-    Raises:
-        InputError: It is not that.
-    """
-    return read_document(file, "bench matching", format=FORMAT)
-
-
-def render(document: Mapping[str, Any], page: str | Path) -> None:
-    """Writes the tables between `<!-- bench:matching -->` and `<!-- /bench:matching -->` of a page.
-
-    Raises:
-        UsageError: The page does not have the marks once.
-    """
-    fill_page(page, {"matching": tables(document)}, whole=False)
+__all__ = ["tables"]
 
 
 def tables(document: Mapping[str, Any]) -> str:

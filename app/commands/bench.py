@@ -195,10 +195,11 @@ def kernels(
 )
 @click.option(
     "--render",
-    "document",
-    metavar="FILE",
-    type=click.Path(exists=True, dir_okay=False, path_type=Path),
-    help="Measure nothing; fill the page from this file.",
+    "documents",
+    metavar="FILE|FOLDER",
+    multiple=True,
+    type=click.Path(exists=True, path_type=Path),
+    help="Measure nothing; fill the page from these figures, those of bench matching and bench regions among them.",
 )
 @click.option(
     "--page",
@@ -211,20 +212,22 @@ def kernels(
 def retrieval(
     folder: Path | None,
     split: str,
-    document: Path | None,
+    documents: tuple[Path, ...],
     page: Path,
     figures: Figures,
 ) -> None:
     """Measure search in texts beside its own parts: words, vectors, glossary.
 
-    Takes the shipped questions on pollen types, or FOLDER, a data set in BEIR's format.
+    Takes the shipped questions on pollen types, or FOLDER, a data set in BEIR's format or a domain of Multi-CPR.
     """
-    from ..bench_retrieval import bench_retrieval, read_figures, render, tables
+    if documents:
+        from ..retrieval_page import fill
 
-    if document is not None:
-        render(read_figures(document), page)
-        click.echo(json.dumps({"page": str(page)}) if figures.as_json else str(page))
+        places = fill(documents, page)
+        click.echo(json.dumps({"page": str(page), "places": places}) if figures.as_json else str(page))
         return
+    from ..bench_retrieval import bench_retrieval, tables
+
     with figures.measuring():
         measured = bench_retrieval(
             split, folder=folder, on_system=lambda name, value: click.echo(f"{name}: nDCG@10 {value:.3f}", err=True)

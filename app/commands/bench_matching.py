@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 import click
@@ -12,8 +11,8 @@ from .figures import Figures, keeps_figures
 
 
 @click.command()
-@click.argument("pictures", required=False, type=click.Path(exists=True, file_okay=False, path_type=Path))
-@click.argument("atlas", required=False, type=click.Path(exists=True, file_okay=False, path_type=Path))
+@click.argument("pictures", type=click.Path(exists=True, file_okay=False, path_type=Path))
+@click.argument("atlas", type=click.Path(exists=True, file_okay=False, path_type=Path))
 @click.option("--keep", type=click.Path(file_okay=False, path_type=Path), help="Folder for vectors, to go on with.")
 @click.option(
     "--unseen", metavar="FILE", help="Encoder trained without the ten taxa that are asked for; see docs/retrieval.md."
@@ -28,33 +27,17 @@ from .figures import Figures, keeps_figures
 )
 @click.option("--steps", default=300, show_default=True, type=click.IntRange(1), help="Batches of each.")
 @shared.device
-@click.option(
-    "--render",
-    "document",
-    metavar="FILE",
-    type=click.Path(exists=True, dir_okay=False, path_type=Path),
-    help="Measure nothing; fill the page from this file.",
-)
-@click.option(
-    "--page",
-    default="docs/retrieval.md",
-    show_default=True,
-    type=click.Path(dir_okay=False, path_type=Path),
-    help="Page that --render fills.",
-)
 @shared.quiet
 @keeps_figures
 def matching(
-    pictures: Path | None,
-    atlas: Path | None,
+    pictures: Path,
+    atlas: Path,
     keep: Path | None,
     unseen: str | None,
     seeds: int,
     direction_seeds: int,
     steps: int,
     device: str,
-    document: Path | None,
-    page: Path,
     quiet: bool,
     figures: Figures,
 ) -> None:
@@ -63,16 +46,8 @@ def matching(
     PICTURES has train/TAXON and val/TAXON with pictures of single grains (POLLEN73S); ATLAS has pairs.csv with
     pictures and texts.
     """
-    from ...errors import UsageError
-    from ..matching_tables import read_figures, render, tables
-
-    if document is not None:
-        render(read_figures(document), page)
-        click.echo(json.dumps({"page": str(page)}) if figures.as_json else str(page))
-        return
-    if pictures is None or atlas is None:
-        raise UsageError("expected PICTURES and ATLAS to measure with, or --render FILE")
     from ..bench_matching import bench_matching, read_material
+    from ..matching_tables import tables
 
     def told(line: str) -> None:
         if not quiet:

@@ -9,7 +9,7 @@
 
 from __future__ import annotations
 
-from .formats import Document, Task, read_beir, read_multi_cpr, read_qrels, read_run, write_run
+from .formats import Document, Task, read_beir, read_multi_cpr, read_qrels, read_run, read_task, write_run
 from .grounding import cnr, iou, iou_over_thresholds, iou_with_background, pointing_game
 from .measures import Scores, evaluate, ranked
 from .significance import Comparison, Interval, compare, holm, interval
@@ -34,5 +34,6 @@ __all__ = [
     "read_multi_cpr",
     "read_qrels",
     "read_run",
+    "read_task",
     "write_run",
 ]

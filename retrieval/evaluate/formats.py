@@ -21,7 +21,7 @@ from ...data.atomic import replacing
 from ...errors import InputError, UsageError
 from .measures import ranked
 
-__all__ = ["Document", "Task", "read_beir", "read_multi_cpr", "read_qrels", "read_run", "write_run"]
+__all__ = ["Document", "Task", "read_beir", "read_multi_cpr", "read_qrels", "read_run", "read_task", "write_run"]
 
 Qrels = dict[str, dict[str, int]]
 Run = dict[str, dict[str, float]]
@@ -105,6 +105,16 @@ def read_multi_cpr(folder: str | Path, split: str = "dev") -> Task:
         texts.append(read)
     corpus = {name: Document(text) for name, text in texts[0].items()}
     return _task(corpus, texts[1], folder / f"qrels.{split}.tsv", {})
+
+
+def read_task(folder: str | Path, split: str) -> Task:
+    """Reads a data set in whichever of the two formats it is: one with `corpus.tsv` is a domain of Multi-CPR.
+
+    Raises:
+        InputError: As `read_beir`.
+    """
+    folder = Path(folder)
+    return read_multi_cpr(folder, split) if (folder / "corpus.tsv").is_file() else read_beir(folder, split)
 
 
 def read_qrels(file: str | Path) -> Qrels:

@@ -9,8 +9,7 @@ from palyno.app.cli import cli
 from palyno.app.grain_pictures import GrainPictures, gather
 from palyno.app.matching_atlas import AtlasTexts
 from palyno.app.matching_scenes import UNSEEN, composed, held_out, trait_queries, triple_queries
-from palyno.app.matching_tables import read_figures, render, tables
-from palyno.errors import InputError, NothingToDoError, UsageError
+from palyno.errors import NothingToDoError
 from palyno.retrieval.encoders.image import ImageEncoder
 from palyno.retrieval.matching.captions import facts
 from palyno.retrieval.matching.matcher import load_matcher
@@ -86,25 +85,6 @@ def test_an_encoder_that_knows_all_scores_one_and_noise_scores_chance():
     assert rows["grain encoder"]["by_taxon"] == [1, 1, 1]
     for name in ("corners, grey", "size of the picture", "grey pixels, 16 x 16", "network as drawn"):
         assert rows[name]["grains"] == pytest.approx(0.2, abs=0.1)
-
-
-def test_the_shipped_figures_are_in_the_page_and_fill_it_again(tmp_path):
-    from pathlib import Path
-
-    root = Path(__file__).parents[2]
-    document = read_figures(root / "docs" / "results" / "matching.json")
-    page = root / "docs" / "retrieval.md"
-    assert tables(document) in page.read_text(encoding="utf-8")
-    copy = tmp_path / "page.md"
-    copy.write_text("a\n<!-- bench:matching -->\nold\n<!-- /bench:matching -->\nb\n")
-    render(document, copy)
-    assert tables(document) in copy.read_text() and "old" not in copy.read_text()
-    copy.write_text("no marks")
-    with pytest.raises(UsageError, match="expected places such as <!-- bench:matching -->"):
-        render(document, copy)
-    (tmp_path / "x.json").write_text("{}")
-    with pytest.raises(InputError, match="palyno-bench-matching-2"):
-        read_figures(tmp_path / "x.json")
 
 
 @pytest.fixture(scope="module")
