@@ -75,6 +75,7 @@ class Detector:
     Args:
         network: The network on its device.
         metadata: What its weights say about themselves.
+        namer: Names boxes; None takes the one that the weights say.
 
     Attributes:
         name: Name of the model.
@@ -82,12 +83,13 @@ class Detector:
         classes: Taxa that it was trained on.
         device: Where it runs.
         metadata: All that the weights say.
+        namer: What names its boxes.
     """
 
-    def __init__(self, network: Network, metadata: Metadata):
+    def __init__(self, network: Network, metadata: Metadata, *, namer: Namer | None = None):
         self.network, self.metadata = network, metadata
         self.name, self.sha256, self.classes = metadata.name, metadata.sha256, metadata.classes
-        self._namer = Namer(metadata.classes, metadata.naming_threshold)
+        self.namer = namer or Namer(metadata.classes, metadata.naming_threshold, metadata.naming_temperature)
 
     @property
     def device(self) -> str:
@@ -154,7 +156,7 @@ class Detector:
             raise UsageError(f"batch: expected a whole number from 1, got {batch!r}")
         opened = _opened(image, um_per_px, name)
         try:
-            reader = SlideReader(self.network, self._namer, self.metadata, settings)
+            reader = SlideReader(self.network, self.namer, self.metadata, settings)
             found, large = reader.read(opened, batch, on_tile or (lambda done, total: None))
         finally:
             if opened is not image:

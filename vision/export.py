@@ -167,6 +167,7 @@ def _network(model: Any, fused: bool) -> tuple[Any, dict[str, Any]]:
         "classes": tuple(network.names.values()),
         "trained_px": 640,
         "naming_threshold": 0.5,
+        "naming_temperature": 1.0,
         "max_grain_px": 160,
         "sha256": None,
         "licence": None,
@@ -174,7 +175,8 @@ def _network(model: Any, fused: bool) -> tuple[Any, dict[str, Any]]:
         "max_objects": getattr(network, "max_objects", None),
     }
     if metadata is not None:
-        known |= {name: getattr(metadata, name) for name in ("name", "sha256", "naming_threshold", "max_grain_px")}
+        same = ("name", "sha256", "naming_threshold", "naming_temperature", "max_grain_px")
+        known |= {name: getattr(metadata, name) for name in same}
         known["trained_px"] = metadata.imgsz
         licences = [entry.licence for entry in shipped_models().values() if entry.sha256 == metadata.sha256]
         known["licence"] = licences[0] if licences else None

@@ -117,6 +117,8 @@ def known_classes(data: Path, weights: str | Path) -> tuple[list[str], list[str]
 def train(settings: TrainSettings, *, resume: bool = False) -> Path:
     """Trains a detector; the best checkpoint by validation mAP50-95 becomes the weights.
 
+    How sure the weights are of names is then fitted to the validation images, see `palyno.vision.temperature`.
+
     Args:
         settings: The recipe.
         resume: Go on from `out/last.pt`, which must be a checkpoint of an unfinished run of this recipe made by you:
@@ -161,7 +163,19 @@ def train(settings: TrainSettings, *, resume: bool = False) -> Path:
         _note(settings)  # Again: a distributed run empties its folder when it starts.
     metrics = dict(getattr(yolo.trainer, "metrics", None) or {})
     about = None if start is None else start[1]
-    return export_checkpoint(run / "weights" / "best.pt", run, settings, metrics=metrics, start=about)
+    path = export_checkpoint(run / "weights" / "best.pt", run, settings, metrics=metrics, start=about)
+    return _sure_of_names(path, settings)
+
+
+def _sure_of_names(path: Path, settings: TrainSettings) -> Path:
+    """Fits the temperature of names to the validation images."""
+    from .detector import load
+    from .temperature import fit_temperature, with_temperature
+    from .validate import read_split
+
+    detector = load(path, device="cuda" if settings.device.startswith("cuda") else settings.device)
+    fit = fit_temperature(detector, *read_split(settings.data, "val"))
+    return with_temperature(path, path, round(fit.temperature, 3))
 
 
 def export_checkpoint(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, replace
+from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ import numpy as np
 
 from ..data.annotations import LabelledImage
 from ..data.taxa import UNKNOWN
-from ..errors import InputError
+from ..errors import InputError, NothingToDoError
 from .confusion import agrees
 from .detector import Detector
 from .metrics import average_precision, count_quality, match
@@ -25,11 +26,17 @@ __all__ = ["LOWEST", "by_best_class", "evaluate", "predict", "read_split", "vali
 LOWEST = 0.05
 
 
-def read_split(data: Path, split: str) -> tuple[list[Path], list[LabelledImage]]:
+def read_split(data: Path, split: str, only: str | None = None) -> tuple[list[Path], list[LabelledImage]]:
     """The images of one split of a YOLO data set, or of a COCO file (`.json`), which is one split, and their boxes.
+
+    Args:
+        data: The data set's `data.yaml`, or the COCO file.
+        split: Name of the split.
+        only: Pattern that the images' names match, such as `scene_*`; None takes all.
 
     Raises:
         InputError: There is no such split, or it is empty.
+        NothingToDoError: No image's name matches.
     """
     from ..data.annotations.coco import read_coco
     from ..data.annotations.yolo import read_yolo
@@ -37,6 +44,8 @@ def read_split(data: Path, split: str) -> tuple[list[Path], list[LabelledImage]]
     truth = read_coco(data) if data.suffix == ".json" else read_yolo(data, split=split)
     if not truth:
         raise InputError(f"{data}: expected images in the split {split}, found none")
+    if only is not None and not (truth := [image for image in truth if fnmatch(Path(image.image).name, only)]):
+        raise NothingToDoError(f"no image of the split {split} matches {only!r}")
     # `path` in data.yaml is where the set was written, which may have been another machine.
     return [data.parent / image.image for image in truth], truth
 

@@ -64,6 +64,7 @@ class Metadata:
         config: Configuration that `palyno.vision.models.detection.build` takes.
         imgsz: Side in pixels of the images that it was trained on.
         naming_threshold: See `palyno.vision.naming`.
+        naming_temperature: See there; 1 in files that do not say it.
         max_grain_px: Diameter of the largest grains, in pixels of the network's input.
         training: How it was made: data, recipe, seeds, figures.
         sha256: Hash of the file.
@@ -74,6 +75,7 @@ class Metadata:
     config: Mapping[str, Any]
     imgsz: int = 640
     naming_threshold: float = 0.5
+    naming_temperature: float = 1.0
     max_grain_px: int = 160
     training: Mapping[str, Any] = field(default_factory=dict)
     sha256: str = ""
@@ -87,6 +89,11 @@ class Metadata:
             ("config", isinstance(self.config, Mapping), "a configuration"),
             ("imgsz", _whole(self.imgsz) and self.imgsz >= 32, "a number of pixels from 32"),
             ("naming_threshold", _number(self.naming_threshold) and 0 < self.naming_threshold <= 1, "0 to 1, above 0"),
+            (
+                "naming_temperature",
+                _number(self.naming_temperature) and self.naming_temperature > 0,
+                "a number above 0",
+            ),
             ("max_grain_px", _whole(self.max_grain_px) and self.max_grain_px >= 1, "a number of pixels from 1"),
             ("training", isinstance(self.training, Mapping), "a record"),
         ):
@@ -207,6 +214,7 @@ def save_weights(
     naming_threshold: float,
     max_grain_px: int,
     training: Mapping[str, Any],
+    naming_temperature: float = 1.0,
 ) -> Path:
     """Writes a network's weights in half precision; the same network gives the same bytes.
 
@@ -220,6 +228,7 @@ def save_weights(
         naming_threshold: Least share of the confidence that a name must have.
         max_grain_px: Diameter of the largest grains.
         training: How it was made; plain values.
+        naming_temperature: What log odds of names are divided by.
 
     Returns:
         The file.
@@ -236,6 +245,7 @@ def save_weights(
         config=config,
         imgsz=imgsz,
         naming_threshold=naming_threshold,
+        naming_temperature=naming_temperature,
         max_grain_px=max_grain_px,
         training=training,
     )
@@ -316,7 +326,7 @@ def _metadata(path: Path, data: bytes, digest: str) -> Metadata:
         if (found := said.pop("format", None)) != FORMAT:
             raise ValueError(f"format {found!r}; the tensors alone do not say what network they are of")
         names = {f.name for f in fields(Metadata)} - {"sha256"}
-        if set(said) != names:
+        if not names - {"naming_temperature"} <= set(said) <= names:
             raise ValueError(f"entries {sorted(said)}, not {sorted(names)}")
         return Metadata(**said, sha256=digest)
     except (ValueError, TypeError, KeyError, AttributeError, RecursionError, PalynoError) as error:

@@ -106,6 +106,62 @@ def convert(checkpoint: Path, out: Path, overwrite: bool, as_json: bool) -> None
         click.echo(f"{name}: {out}", err=True)
 
 
+@models.command(short_help="Fit how sure a detector is of names to labelled images.")
+@click.argument("weights")
+@click.argument("data", type=click.Path(exists=True, dir_okay=False, path_type=Path))
+@click.option("--out", required=True, type=click.Path(dir_okay=False, path_type=Path), help="Weights file to write.")
+@click.option("--split", default="val", show_default=True, help="Images that the detector was not trained on.")
+@click.option("--only", metavar="PATTERN", help="Only images whose name matches, such as 'scene_*'.")
+@click.option("--conf", default=0.25, show_default=True, type=float, help="Least confidence of the grains looked at.")
+@click.option(
+    "--naming-threshold",
+    type=click.FloatRange(0, 1, min_open=True),
+    help="Write this one, too: the probability that a name must have, given a grain.",
+)
+@shared.device
+@shared.overwrite
+@shared.as_json
+def calibrate(
+    weights: str,
+    data: Path,
+    out: Path,
+    split: str,
+    only: str | None,
+    conf: float,
+    naming_threshold: float | None,
+    device: str,
+    overwrite: bool,
+    as_json: bool,
+) -> None:
+    """Write WEIGHTS again so that the probabilities of names agree with what comes true on DATA's split.
+
+    `palyno train` does the same at its end. The order of names does not change, but which are sure enough does.
+    """
+    from dataclasses import asdict
+
+    from ...data.atomic import refuse_existing
+    from ...vision.detector import load
+    from ...vision.temperature import fit_temperature, with_temperature
+    from ...vision.validate import read_split
+    from ...vision.weights import find_model
+
+    refuse_existing(out, overwrite=overwrite)
+    fit = fit_temperature(load(weights, device=device), *read_split(data, split, only), conf=conf)
+    if not fit.grains:
+        raise NothingToDoError(f"{data}: no grain of {split} was found whose name the detector has")
+    changes = {} if naming_threshold is None else {"naming_threshold": naming_threshold}
+    with_temperature(find_model(weights)[0], out, round(fit.temperature, 3), **changes)
+    if as_json:
+        click.echo(json.dumps({**asdict(fit), "out": str(out)}))
+    else:
+        before, after = (f"{100 * value:.1f} %" for value in fit.ece)
+        click.echo(
+            f"{fit.grains:,} grains, temperature {fit.temperature:.3f}; calibration error of names {before} before, "
+            f"{after} with it: {out}",
+            err=True,
+        )
+
+
 def verified() -> list[dict[str, Any]]:
     """The models with a `status`: `ok`, `missing`, `not readable`, or `differs` from what was published."""
     from ...vision.weights import LOCK, shipped_models

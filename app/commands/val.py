@@ -65,7 +65,7 @@ def val(
     import json
     from fnmatch import fnmatch
 
-    from ...errors import NothingToDoError, UsageError
+    from ...errors import UsageError
     from ...vision.operating import choose_conf
     from ...vision.predictions import read_predictions, write_predictions
     from ...vision.protocol import full_report, in_order
@@ -83,11 +83,7 @@ def val(
         raise UsageError(
             f"grains are looked for down to confidence {LOWEST}: expected --conf of at least that, got {conf:g}"
         )
-    images, truth = read_split(data, split)
-    chosen = [i for i, image in enumerate(images) if only is None or fnmatch(image.name, only)]
-    if not chosen:
-        raise NothingToDoError(f"no image of the split {split} matches {only!r}")
-    images, truth = [images[i] for i in chosen], [truth[i] for i in chosen]
+    images, truth = read_split(data, split, only)
     if predictions:
         results, classes = read_predictions(predictions)
         wanted = [result for result in results if only is None or fnmatch(Path(result.slide).name, only)]

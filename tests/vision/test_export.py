@@ -186,6 +186,7 @@ def test_the_file_says_what_it_is(shipped, files):
         "imgsz": 96,
         "batch": 1,
         "naming_threshold": shipped.metadata.naming_threshold,
+        "naming_temperature": shipped.metadata.naming_temperature,
         "max_grain_px": shipped.metadata.max_grain_px,
         "sha256": shipped.metadata.sha256,
         "licence": about["licence"],

@@ -18,7 +18,7 @@ import numpy as np
 from ... import __version__
 from ...data.slides import Slide, slide_from
 from ...errors import UsageError
-from ..naming import Namer, at_least_one
+from ..naming import at_least_one
 from ..results import Grain, Provenance
 from ..tiles import Grid
 from .attribution import eigen_cam, grad_cam, integrated_gradients
@@ -116,7 +116,7 @@ class Explanation:
 
     @property
     def probability(self) -> float:
-        """Of the class that is explained."""
+        """What the network itself says of the class that is explained, before temperature makes a name of it."""
         return 1 / (1 + math.exp(-self.logit))
 
 
@@ -185,7 +185,7 @@ def explain(
         if slide is not image:
             slide.close()
     place = find_place(opened, sight, box)
-    name = Namer(detector.classes, detector.metadata.naming_threshold).names(place.probabilities[None])[0]
+    name = detector.namer.names(place.probabilities[None])[0]
     sure = float(at_least_one(place.probabilities.clip(0, 1 - 1e-7)))
     told: Any = grain if isinstance(grain, Grain) else name
     own = taxon or (told.taxon if told.taxon in dict(told.candidates) else None)

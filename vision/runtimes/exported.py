@@ -37,6 +37,7 @@ class About:
         duplicates: Whether several boxes can be of one grain, so that suppression is needed.
         max_objects: Most boxes that it can return; None for one an anchor.
         naming_threshold: See `palyno.vision.naming`.
+        naming_temperature: See there.
         max_grain_px: Diameter of the largest grains, in pixels of its input.
         sha256: Of the weights file that it was made from; None where there was none.
         licence: Of the weights, where known.
@@ -54,6 +55,7 @@ class About:
     duplicates: bool
     max_objects: int | None
     naming_threshold: float
+    naming_temperature: float
     max_grain_px: int
     sha256: str | None
     licence: str | None
@@ -72,6 +74,7 @@ class About:
             config={},
             imgsz=self.trained_px if self.dynamic else min(self.trained_px, self.imgsz),
             naming_threshold=self.naming_threshold,
+            naming_temperature=self.naming_temperature,
             max_grain_px=self.max_grain_px,
             training={"exported_from": self.sha256, "exported_by": self.version},
             sha256=sha256,
