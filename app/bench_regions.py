@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import platform
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -198,7 +198,7 @@ def _time(folder: str | Path, split: str, regions: RegionEncoder, crops: ImageEn
     }
 
 
-def tables(document: dict[str, Any]) -> str:
+def tables(document: Mapping[str, Any]) -> str:
     """The document in Markdown."""
     known, asked, spent = document["gallery"], document["queries"], document["time"]
     lines = [
