@@ -25,7 +25,7 @@ __all__ = [
     "Asked",
     "ask",
     "check_encoder",
-    "check_words",
+    "check_query",
     "encode",
     "fitting_encoders",
     "is_vector",
@@ -115,7 +115,7 @@ def pick(
         found = [one for one in _choices(modality, encoders) if one.encoder_id == encoder]
         if not found:
             raise UsageError(
-                f"expected the encoder_id of a {modality} encoder that is at hand, "
+                f"expected the encoder_id of an encoder of {modality}s that is at hand, "
                 f"{_listed(one.encoder_id for one in _choices(modality, encoders))}; got {encoder!r}"
             )
         encoder = found[0]
@@ -140,6 +140,24 @@ def pick(
         f"{modality} encoders there is at hand {_listed(names)}; add them with one of these (palyno index add "
         f"--update),{words} or give encoder="
     )
+
+
+def check_query(query: Any) -> Any:
+    """What can be searched with: words, a picture or a vector, as it came; words in Unicode's composed form.
+
+    Raises:
+        UsageError: It is nothing of these; see `check_words` for words.
+    """
+    from PIL import Image
+
+    if isinstance(query, str):
+        return check_words(query)
+    if not isinstance(query, Path | Image.Image | np.ndarray):
+        raise UsageError(
+            "query: expected words, a picture (a Path, a Pillow image or an array), or a vector (an array of one "
+            f"dimension), got {type(query).__name__}"
+        )
+    return query
 
 
 def check_words(query: str) -> str:

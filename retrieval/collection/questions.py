@@ -18,7 +18,7 @@ from ..hybrid import DEPTH, combine, readable
 from .answers import hits_by_vectors, hits_in_texts, read_as
 from .duplicates import near_duplicates
 from .generation import Generation
-from .query import ask, check_encoder, check_words, fitting_encoders, is_vector, pick
+from .query import ask, check_encoder, check_query, fitting_encoders, is_vector, pick
 from .record import KINDS, Hit, Kind, Pair, Record
 from .snapshot import copy_generation
 from .space import Space
@@ -87,9 +87,8 @@ class Questions:
             raise UsageError(f"kind: expected grain or text, got {kind!r}")
         if by not in (None, "words", "vectors"):
             raise UsageError(f"by: expected words, vectors or None for both, got {by!r}")
-        if isinstance(query, str):
-            query = check_words(query)
-        elif by == "words":
+        query = check_query(query)
+        if not isinstance(query, str) and by == "words":
             raise UsageError("by: expected vectors for a query that has no words, got 'words'")
         if by == "words" and (kind == "grain" or encoder is not None):
             raise UsageError("by='words': expected texts to search in and no encoder, as only words are compared")

@@ -113,7 +113,7 @@ def test_a_vector_is_compared_only_in_its_own_space(collection):
         collection.search("green", encoder=Colours("text", "shapes"))
     with pytest.raises(UsageError, match="expected image to encode, got text"):
         collection.search("green", encoder=Colours("image"))
-    with pytest.raises(UsageError, match="a text encoder that is at hand, colours; got 'shapes'"):
+    with pytest.raises(UsageError, match="an encoder of texts that is at hand, colours; got 'shapes'"):
         collection.search("green", encoder="shapes")
     assert taxa(collection.search("green", 1, encoder="colours")) == ["green"]
 
@@ -182,6 +182,9 @@ def test_texts_may_be_found_by_words_or_by_meaning_alone(collection):
             collection.search("green", by="words", **wrong)
     with pytest.raises(UsageError, match="a query that has no words"):
         collection.search(picture(0, 9, 0), by="words")
+    for wrong in (None, b"green", [0.0, 1.0], 3):
+        with pytest.raises(UsageError, match=f"query: expected words, a picture .* got {type(wrong).__name__}"):
+            collection.search(wrong, encoder="colours")
     for wrong, said in (({"by": "both"}, "words, vectors or None"), ({"kind": "texts"}, "expected grain or text")):
         with pytest.raises(UsageError, match=said):
             collection.search("green", **wrong)
