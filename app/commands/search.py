@@ -17,6 +17,9 @@ if TYPE_CHECKING:
 
 _KINDS = {"grains": "grain", "texts": "text"}
 
+# Columns of a window from which on all of a table stand side by side.
+_WIDE = 100
+
 
 @click.command()
 @click.argument("collection", metavar="COLLECTION", type=click.Path(path_type=Path))
@@ -150,10 +153,12 @@ def _table(console: Console, hits: list[Hit]) -> None:
 
     both = any(hit.words for hit in hits) and any(hit.vectors for hit in hits)
     own = any(len(hit.reasons) > 1 for hit in hits)
+    # In a narrow window the place stands below what is there, so that both can be read.
+    wide = console.width >= _WIDE
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
     for column in ("score", *(("BM25", "cosine") if both else ()), "id"):
         table.add_column(column, justify="right", no_wrap=True)
-    for column in ("what", "where", *(("why",) if own else ())):
+    for column in ("what", *(("where",) if wide else ()), *(("why",) if own else ())):
         table.add_column(column, overflow="fold")
     for hit in hits:
         record = hit.record
@@ -166,7 +171,10 @@ def _table(console: Console, hits: list[Hit]) -> None:
         if both:
             row += [Text(f"{hit.words.score:.2f}" if hit.words else "-")]
             row += [Text(f"{hit.vectors.score:.3f}" if hit.vectors else "-")]
-        row += [Text(str(hit.id)), what, Text(f"{record.slide or ''}{corner}{size}")]
+        where = f"{record.slide or ''}{corner}{size}"
+        if not wide:
+            what.append(f"\n{where}" if what else where, style="dim")
+        row += [Text(str(hit.id)), what, *[Text(where)][:wide]]
         table.add_row(*row, *[Text("\n".join(hit.reasons[:-1]))][:own])
     console.print(table)
 

@@ -81,6 +81,16 @@ def test_grains_and_texts_have_lists_of_their_own(collection):
     assert (told["words"], told["k"], told["where"], told["not_searched"]) == ("bbb pores", 10, None, {})
 
 
+def test_in_a_narrow_window_the_place_stands_below_what_is_there(collection, monkeypatch):
+    for width, beside in (("80", False), ("120", True)):
+        monkeypatch.setenv("COLUMNS", width)
+        told = run(collection, "bbb", "--in", "grains", "-k", 1).splitlines()
+        row = next(line for line in told if "Betula" in line)
+        assert ("s.tif" in row, "where" in told[2]) == (beside, beside)
+        assert any("s.tif" in line for line in told) and any("25.0 x 20.0 µm" in line for line in told)
+        assert max(map(len, told[:-2])) <= int(width)
+
+
 def test_only_what_is_asked_for_is_searched(collection, tmp_path):
     assert ids(run(collection, "bbb", "--in", "texts", "--json")) == {"texts": [5, 4]}
     assert ids(run(collection, "bbb", "--in", "grains", "-k", 1, "--json")) == {"grains": [2]}
