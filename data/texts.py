@@ -197,6 +197,7 @@ def _ris(text: str) -> Iterator[Entry]:
 
 
 _BIB_START = re.compile(r"^[ \t]*@\s*(\w+)\s*([{(])", re.MULTILINE)
+_BIB_NEXT = re.compile(r"@\s*(?!comment|string|preamble)(\w+)\s*([{(])", re.IGNORECASE)
 _BIB_FIELD = re.compile(r"\s*,?\s*([\w:.-]+)\s*=\s*")
 _BIB_NOT_ENTRIES = ("comment", "string", "preamble")
 _BIB_KEPT = {"year": "year", "doi": "doi", "journal": "journal", "url": "url", "language": "language"}
@@ -208,14 +209,22 @@ def _bib(text: str) -> Iterator[Entry]:
     for match in starts:
         # The next entry bounds this one, so that a brace that is never closed spoils no other.
         end = next(end for end in ends if end > match.start())
-        place = str(text.count("\n", 0, match.start()) + 1)
-        try:
-            yield place, _bib_entry(match[1].lower(), text[match.end() : end].rstrip(), ")" if match[2] == "(" else "}")
-        except ValueError as error:
-            yield place, str(error)
+        at: re.Match[str] | None = match
+        while at is not None:
+            place = str(text.count("\n", 0, at.start()) + 1)
+            body = text[at.end() : end].rstrip()
+            try:
+                entry, stop = _bib_entry(at[1].lower(), body, ")" if at[2] == "(" else "}")
+            except ValueError as error:
+                yield place, str(error)
+                break
+            yield place, entry
+            # Another one may begin in the line in which this one ends.
+            at = _BIB_NEXT.search(text, at.end() + stop, end)
 
 
-def _bib_entry(kind: str, body: str, closing: str) -> dict[str, Any]:
+def _bib_entry(kind: str, body: str, closing: str) -> tuple[dict[str, Any], int]:
+    """An entry, and where in the body it ends."""
     key, comma, _ = body.partition(",")
     if not comma or not key.strip():
         raise ValueError("expected a key and fields, got none")
@@ -235,10 +244,10 @@ def _bib_entry(kind: str, body: str, closing: str) -> dict[str, Any]:
             entry["keywords"] = [word for word in re.split(r"\s*[;,]\s*", value) if word]
         elif name in _BIB_KEPT:
             entry[_BIB_KEPT[name]] = value
-    rest = body[at:].strip().lstrip(",").strip()
+    rest = body[at:].lstrip(", \t\r\n")
     if not rest.startswith(closing):
-        raise ValueError(f"expected {closing} at its end, got {rest[:30] or 'nothing'!r}")
-    return entry
+        raise ValueError(f"expected {closing} at its end, got {rest[:30].strip() or 'nothing'!r}")
+    return entry, len(body) - len(rest) + 1
 
 
 def _bib_value(body: str, at: int) -> tuple[str, int]:

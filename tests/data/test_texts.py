@@ -87,6 +87,16 @@ def test_bibtex(read):
     assert found.skipped[-1][1] == "a second entry with the key 'l.bib:moore91'"
 
 
+def test_bibtex_with_several_entries_in_a_line_loses_none(read):
+    found = read(
+        "m.bib", "@misc{a, title={one, see a@b.org}} @misc{b, title={two}}@string{x={y}}\n@misc{c, title={three\n"
+    )
+    assert texts(found) == ["one, see a@b.org", "two"]
+    assert [place for place, _ in found.skipped] == ["m.bib:2"]
+    found = read("n.bib", "@misc{a, title={one}} @misc{b, title={two}\n@misc{c, title={three}}")
+    assert texts(found) == ["one", "three"] and [place for place, _ in found.skipped] == ["n.bib:1"]
+
+
 RIS = """TY  - JOUR
 TI  - Pollen of
 long title
