@@ -70,8 +70,8 @@ def hits_in_texts(
 def hits_by_vectors(asked: Asked, found: Found, records: Mapping[int, Record], partner: Encoder | None) -> list[Hit]:
     """Records whose vectors are the nearest.
 
-    An encoder that can say more has `explain(query, vectors)`, which gives the reasons of each vector, and
-    `looks(vectors)`, which gives the traits that grains seem to have.
+    A query's `doubt` is told with how it was searched for. An encoder that can say more has `explain(query, vectors)`,
+    which gives the reasons of each vector, and `looks(vectors)`, which gives the traits that grains seem to have.
 
     Args:
         asked: The query.
@@ -87,6 +87,8 @@ def hits_by_vectors(asked: Asked, found: Found, records: Mapping[int, Record], p
     elif ids and (looks := getattr(partner, "looks", None)):
         seen, said = _traits(asked, found, records, looks)
         how = f"the picture looks {', '.join(seen)}; {how}"
+    if asked.doubt:
+        how = f"{asked.doubt}; {how}"
     if asked.words and (unwanted := Glossary.shipped().query(asked.words).unwanted):
         how += f"; {', '.join(sorted(unwanted))}: not wanted, and not searched against"
     hits = []

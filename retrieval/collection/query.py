@@ -42,6 +42,8 @@ _SHIPPED = {
 # Encoders of what a detector's pass finds: queries go to their spaces, but single pictures do not come in by them.
 _FOR_QUERIES = {"text": (), "image": ("..encoders.image:RegionEncoder",)}
 
+_NO_GRAIN = "no grain stands out from the picture, so all of it was compared: give a picture of one grain"
+
 # Of words to search for: a page or two. A whole document is not a question.
 _LONGEST = 10_000
 
@@ -55,12 +57,14 @@ class Asked:
         vector: (1, dim) float32.
         words: What it says, where it has words.
         encoder: What encoded it; None for a vector.
+        doubt: Why its vector may mean little; empty where nothing speaks against it.
     """
 
     space: Space
     vector: np.ndarray
     words: str = ""
     encoder: Encoder | None = None
+    doubt: str = ""
 
 
 def ask(query: Any, encoder: Encoder | str | None, spaces: Mapping[str, Space]) -> Asked:
@@ -85,7 +89,12 @@ def ask(query: Any, encoder: Encoder | str | None, spaces: Mapping[str, Space]) 
             f"expected words that {encoder.encoder_id} can read, got {query!r:.80}; give a Latin name or a "
             "translation, or search texts by their words (--by words)"
         )
-    return Asked(space, encode(encoder, [query]), query if isinstance(query, str) else "", encoder)
+    if isinstance(query, str):
+        return Asked(space, encode(encoder, [query]), query, encoder)
+    picture = _picture(query)
+    stands_out = getattr(encoder, "stands_out", None)
+    doubt = "" if stands_out is None or stands_out([picture])[0] else _NO_GRAIN
+    return Asked(space, encode(encoder, [picture]), encoder=encoder, doubt=doubt)
 
 
 def is_vector(query: Any) -> bool:

@@ -74,6 +74,26 @@ def cut_crop(crop: np.ndarray) -> CutGrain:
     Raises:
         UsageError: Another kind of array.
     """
+    picture = _scaled(crop)
+    try:
+        return cut_grain(picture)
+    except InputError:
+        light = picture.astype(np.float32) + 1.0
+        return CutGrain(
+            np.clip(light / corner_background(light), 0.0, 1.5), np.ones(picture.shape[:2], dtype=np.float32)
+        )
+
+
+def _stands_out(picture: np.ndarray) -> bool:
+    try:
+        cut_grain(picture)
+    except InputError:
+        return False
+    return True
+
+
+def _scaled(crop: np.ndarray) -> np.ndarray:
+    """A crop in the size in which its grain is cut."""
     import cv2
 
     picture = checked_picture(crop)
@@ -82,14 +102,7 @@ def cut_crop(crop: np.ndarray) -> CutGrain:
         height, width = (max(8, min(8 * _CUT_PX, round(side * scale))) for side in picture.shape[:2])
         how = cv2.INTER_AREA if scale < 1 else cv2.INTER_LINEAR
         picture = cv2.resize(picture, (width, height), interpolation=how)
-    picture = np.ascontiguousarray(picture)
-    try:
-        return cut_grain(picture)
-    except InputError:
-        light = picture.astype(np.float32) + 1.0
-        return CutGrain(
-            np.clip(light / corner_background(light), 0.0, 1.5), np.ones(picture.shape[:2], dtype=np.float32)
-        )
+    return np.ascontiguousarray(picture)
 
 
 def cut_scale(height: int, width: int) -> float:
@@ -158,6 +171,10 @@ class ImageEncoder:
             cut = [cut_crop(item) for item in items[start : start + self.batch]]
             found.append(self.encode_cut(cut))
         return np.concatenate(found)
+
+    def stands_out(self, items: Sequence[np.ndarray]) -> list[bool]:
+        """In which crops a grain stands out from what is around it; of the others, all of the crop is encoded."""
+        return [_stands_out(_scaled(item)) for item in checked_list(items)]
 
     def encode_cut(self, grains: Sequence[CutGrain]) -> np.ndarray:
         """Vectors of grains that are cut already, (n, dim) float32."""

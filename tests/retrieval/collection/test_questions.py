@@ -209,6 +209,17 @@ def test_what_an_encoder_cannot_read_is_searched_by_words_and_says_so(collection
         assert "by meaning: not at all, as no text has a vector" in without.search("green")[0].reasons[-1]
 
 
+def test_a_picture_in_which_no_grain_stands_out_is_told(collection):
+    class Careful(Colours):
+        def stands_out(self, items):
+            return [np.asarray(item).min() < 200 for item in items]
+
+    with Collection.open(collection.path, encoders=[Careful("image")]) as opened:
+        doubtful, sure = (opened.search(picture(*c), 1)[0].reasons[-1] for c in ((250, 240, 240), (9, 9, 250)))
+    assert doubtful.startswith("no grain stands out from the picture, so all of it was compared")
+    assert sure.startswith("near in colours")
+
+
 def test_an_empty_collection_has_no_answers(tmp_path, collection):
     with Collection.create(tmp_path / "new", encoders=[Colours("text"), Colours("image")]) as new:
         assert new.search("green") == new.search(picture(0, 9, 0)) == new.search("green", by="words") == []

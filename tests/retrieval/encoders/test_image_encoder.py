@@ -53,6 +53,13 @@ def test_vectors_have_unit_length_and_do_not_depend_on_what_is_beside(encoder):
     assert encoder.encode([]).shape == (0, 192)
 
 
+def test_it_tells_where_no_grain_stands_out(encoder):
+    blank = np.full((90, 120, 3), (230, 228, 235), np.uint8)
+    field = np.pad(crop("spiny", size=60), ((400, 400), (400, 400), (0, 0)), mode="edge")
+    assert encoder.stands_out([crop(kind) for kind in KINDS]) == [True, True, True]
+    assert encoder.stands_out([blank, field]) == [False, False] and encoder.stands_out([]) == []
+
+
 def test_stain_lamp_and_quarter_turns_change_little_and_the_kind_of_grain_much(encoder):
     one = encoder.encode([crop(kind) for kind in KINDS])
     other = encoder.encode(
