@@ -1,4 +1,5 @@
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -50,6 +51,13 @@ def test_of_the_same_picture_every_grain_finds_itself(scenes, encoders):
     assert document["regions"] == encoders[0].encoder_id and document["crops"] == encoders[1].encoder_id
     shown = tables(document)
     assert f"{2 * count - 2} grains of {count - 1} taxa" in shown and "| 1.000 (1.000 to 1.000) | 1.000 of" in shown
+
+
+@pytest.mark.parametrize("name", ["regions.json", "regions_grey.json"])
+def test_shipped_figures_are_of_the_weights_that_ship(encoders, name):
+    document = json.loads((Path(__file__).parents[2] / "docs" / "results" / name).read_text(encoding="utf-8"))
+    assert document["detector"] == {"name": "hieraedge-n", "sha256": encoders[0].detector.sha256}
+    assert (document["regions"], document["crops"]) == tuple(encoder.encoder_id for encoder in encoders)
 
 
 def test_scenes_come_with_their_boxes_and_other_folders_are_refused(scenes, tmp_path):
