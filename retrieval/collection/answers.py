@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Collection, Mapping, Sequence
+from itertools import chain
 
 import numpy as np
 
@@ -28,6 +29,8 @@ from .record import Hit, Record, nfc
 from .texts import concepts, document
 
 __all__ = ["hits_by_vectors", "hits_in_texts", "read_as"]
+
+_GUESS = "what grains look to have is a guess by the taxa that were trained on"
 
 _WORD = re.compile(r"[^\W_]+(?:-[^\W_]+)*")
 _COMMON = frozenset(
@@ -87,6 +90,8 @@ def hits_by_vectors(asked: Asked, found: Found, records: Mapping[int, Record], p
     elif ids and (looks := getattr(partner, "looks", None)):
         seen, said = _traits(asked, found, records, looks)
         how = f"the picture looks {', '.join(seen)}; {how}"
+    if any("looks" in one for one in (how, *chain(*said))):
+        how += f"; {_GUESS}"
     if asked.doubt:
         how = f"{asked.doubt}; {how}"
     if asked.words and (unwanted := Glossary.shipped().query(asked.words).unwanted):

@@ -218,3 +218,4 @@ def test_a_grain_finds_the_descriptions_that_say_what_it_looks_like(samples, tmp
     looks = WordsEncoder().looks(pictures[0].encode([grain]))[0]
     assert first["reasons"][0] == f"says {', '.join(term for term in looks if term != 'oblate')}, as the grain looks"
     assert told["lists"][0]["how"].startswith(f"the picture looks {', '.join(looks)}; near in")
+    assert told["lists"][0]["how"].endswith("what grains look to have is a guess by the taxa that were trained on")
