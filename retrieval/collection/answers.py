@@ -74,7 +74,8 @@ def hits_by_vectors(asked: Asked, found: Found, records: Mapping[int, Record], p
     """Records whose vectors are the nearest.
 
     A query's `doubt` is told with how it was searched for. An encoder that can say more has `explain(query, vectors)`,
-    which gives the reasons of each vector, and `looks(vectors)`, which gives the traits that grains seem to have.
+    which gives the reasons of each vector, `ignores(query)`, which gives what is not in them, and `looks(vectors)`,
+    which gives the traits that grains seem to have.
 
     Args:
         asked: The query.
@@ -94,6 +95,9 @@ def hits_by_vectors(asked: Asked, found: Found, records: Mapping[int, Record], p
         how += f"; {_GUESS}"
     if asked.doubt:
         how = f"{asked.doubt}; {how}"
+    ignores = getattr(asked.encoder, "ignores", None)
+    if asked.words and ignores and (ignored := ignores(asked.words)):
+        how += f"; {', '.join(ignored)}: not in these vectors, filter by width_um and height_um"
     if asked.words and (unwanted := Glossary.shipped().query(asked.words).unwanted):
         how += f"; {', '.join(sorted(unwanted))}: not wanted, and not searched against"
     hits = []

@@ -49,6 +49,9 @@ _FORM = frozenset(
     )
 )
 
+# Of what phrases say, what pictures' vectors do not have: grains are brought to one size.
+_NOT_SEEN = ("very small", "large", "very large")
+
 
 class WordsEncoder:
     """Phrases to vectors that compare with those of pictures; it may be used from several threads.
@@ -146,6 +149,11 @@ class WordsEncoder:
             against = [f"looks {', '.join(unwanted)}, which is not wanted"] if unwanted else []
             reasons.append((*([f"looks {', '.join(said)}"] if said else []), *against))
         return reasons
+
+    def ignores(self, query: str) -> list[str]:
+        """What a query asks for that is not in the vectors of pictures, as `large (German große)`."""
+        asked = Glossary.shipped().query(query)
+        return [str(asked.said[term]) for term in asked.terms if term in _NOT_SEEN]
 
     def _of(self, field: str) -> np.ndarray:
         with self._lock:

@@ -95,6 +95,11 @@ def test_an_encoder_that_can_explain_is_asked_with_the_vectors_found(collection)
         def explain(self, words, vectors):
             return [(f"{words} by {vector[0]:.1f}",) for vector in vectors]
 
+        def ignores(self, words):
+            return ["large"] if "large" in words else []
+
+    large = collection.search("large red", 1, encoder=Explaining("text"))[0].reasons[-1]
+    assert large == "near in colours: all 4 compared; large: not in these vectors, filter by width_um and height_um"
     hits = collection.search("red", 2, encoder=Explaining("text"))
     assert [hit.reasons for hit in hits] == [
         ("shares red", "red by 1.0", "near in colours: all 4 compared"),

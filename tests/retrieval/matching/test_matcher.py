@@ -183,6 +183,8 @@ def test_what_grains_look_like_is_the_term_of_each_kind_that_fits_best(weights):
     against = words.explain("ohne Stacheln", words.encode(phrases[1:2]))
     assert against == [("looks echinate (German Stacheln), which is not wanted",)]
     assert words.explain("honey", words.encode(phrases)) == [(), (), ()]
+    assert words.ignores("sehr große, dreiporige Körner") == ["very large (German sehr große)"]
+    assert words.ignores("not large, triporate") == words.ignores("Größe") == []
 
 
 def test_a_text_that_says_nothing_of_a_form_describes_none(weights):
