@@ -49,6 +49,7 @@ def twin(tmp_path_factory):
         config=about.config,
         imgsz=about.imgsz,
         naming_threshold=about.naming_threshold,
+        naming_temperature=about.naming_temperature,
         max_grain_px=about.max_grain_px,
         training={},
     )

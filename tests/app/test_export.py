@@ -41,6 +41,7 @@ def test_a_model_is_exported_and_told(tmp_path, shipped_model):
         "max_objects": None,
         "trained_px": 640,
         "naming_threshold": document["naming_threshold"],
+        "naming_temperature": document["naming_temperature"],
         "max_grain_px": document["max_grain_px"],
         "licence": "AGPL-3.0-or-later",
         "version": palyno.__version__,

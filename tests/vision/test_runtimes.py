@@ -31,6 +31,7 @@ ABOUT = About(
     duplicates=True,
     max_objects=None,
     naming_threshold=0.5,
+    naming_temperature=1.0,
     max_grain_px=40,
     sha256=None,
     licence=None,
