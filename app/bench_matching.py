@@ -49,6 +49,7 @@ _CHOICES: dict[str, dict[str, Any]] = {
     "SigLIP": {"objective": "siglip"},
     "every other taxon's phrase is wrong": {"wrong": "taxa"},
     "MiniLM": {"text_model": "minilm"},
+    "MiniLM and a bag of words": {"text_model": "minilm-bag"},
     "words in runs of up to three, and pairs around a word": {"text_model": "trigram-skip"},
     "words in a row (GRU)": {"text_model": "gru"},
 }

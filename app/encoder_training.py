@@ -74,7 +74,7 @@ def train_words(
     name: str = "grain-words",
     encoder: str | Path = "grain-encoder",
     device: str = "auto",
-    text_model: str = "minilm",
+    text_model: str = "minilm-bag",
     steps: int = 1000,
     batch: int = 146,
     lr: float = 2e-3,

@@ -2,7 +2,8 @@
 
 `bag`, `bigram`, `trigram` and `trigram-skip` count words and runs of words, hashed into a fixed number of places, as
 in Baqapuri 2015 (arXiv 1601.03478); `gru` and `mean` read the words in a row; `minilm` takes the sentence encoder
-that ships.
+that ships, which knows what a text it was never taught may mean; `minilm-bag` takes both, the words for what they were
+taught to mean and the sentence for the rest.
 """
 
 from __future__ import annotations
@@ -25,8 +26,9 @@ if TYPE_CHECKING:
 
 __all__ = ["TEXT_MODELS", "TextTower", "ngrams", "words"]
 
-TEXT_MODELS = ("bag", "bigram", "trigram", "trigram-skip", "gru", "mean", "minilm")
+TEXT_MODELS = ("bag", "bigram", "trigram", "trigram-skip", "gru", "mean", "minilm", "minilm-bag")
 PLACES = 2048
+SENTENCE = 384
 LONGEST = 64
 _WORD = re.compile(r"[^\W_]+(?:[-'][^\W_]+)*")
 
@@ -102,26 +104,35 @@ class TextTower(nn.Module):
         if model not in TEXT_MODELS:
             raise UsageError(f"text model: expected one of {', '.join(TEXT_MODELS)}, got {model!r}")
         self.model = model
-        features = {"minilm": 384, "gru": width, "mean": width}.get(model, PLACES)
+        widths = {"minilm": SENTENCE, "minilm-bag": SENTENCE + PLACES, "gru": width, "mean": width}
+        features = widths.get(model, PLACES)
         if model in ("gru", "mean"):
             self.table = nn.Embedding(PLACES, width, padding_idx=0)
         if model == "gru":
             self.reader = nn.GRU(width, width // 2, batch_first=True, bidirectional=True)
-        self.mlp = nn.Sequential(nn.Linear(features, width), nn.ReLU(), nn.Dropout(0.2), nn.Linear(width, dim))
+        first = nn.Linear(features, width)
+        if model == "minilm-bag":
+            # Words that training does not have then say nothing, as their columns stay nought.
+            with torch.no_grad():
+                first.weight[:, SENTENCE:] = 0
+        self.mlp = nn.Sequential(first, nn.ReLU(), nn.Dropout(0.2), nn.Linear(width, dim))
 
     def features(self, texts: Sequence[str]) -> torch.Tensor:
         """What `forward` takes; depends on the texts alone, so that it can be kept.
 
         Returns:
-            (n, PLACES) counts, (n, LONGEST) places of words, or (n, 384) sentence vectors.
+            (n, PLACES) counts, (n, LONGEST) places of words, (n, 384) sentence vectors, or these and counts.
         """
-        if self.model == "minilm":
-            return torch.from_numpy(np.asarray(_sentences().encode(list(texts)), np.float32))
+        if self.model.startswith("minilm"):
+            sentences = np.asarray(_sentences().encode(list(texts)), np.float32)
+            if self.model == "minilm":
+                return torch.from_numpy(sentences)
+            return torch.from_numpy(np.concatenate([sentences, _counts(texts, "bag")], 1))
         return torch.from_numpy(_rows(texts) if self.model in ("gru", "mean") else _counts(texts, self.model))
 
     def readable(self, texts: Sequence[str]) -> list[bool]:
         """Which texts have something that `features` can read."""
-        if self.model == "minilm":
+        if self.model.startswith("minilm"):
             return _sentences().readable(list(texts)).tolist()
         return [bool(words(text)) for text in texts]
 

@@ -9,13 +9,13 @@ from palyno.retrieval.encoders import Encoder
 from palyno.retrieval.matching.captions import Caption
 from palyno.retrieval.matching.matcher import Matcher, load_matcher, save_matcher
 from palyno.retrieval.matching.pairs import Captions, Pairs, first_ranks
-from palyno.retrieval.matching.texts import TEXT_MODELS, TextTower, ngrams
+from palyno.retrieval.matching.texts import SENTENCE, TEXT_MODELS, TextTower, ngrams
 from palyno.retrieval.matching.train import OBJECTIVES, Lessons, LessonSettings, MatcherSettings, train_matcher
 from palyno.retrieval.matching.words import WordsEncoder
 
 # Taxa of different apertures and ornamentation.
 TAXA = ("sida_cerradoensis", "zea_mays", "trembleya_phlogiformis", "ceiba_speciosa", "myrcia_guianensis")
-WITHOUT_NETWORK = [name for name in TEXT_MODELS if name != "minilm"]
+WITHOUT_NETWORK = [name for name in TEXT_MODELS if not name.startswith("minilm")]
 
 
 def planted(seed=0, per_taxon=6, dim=12, spread=0.02):
@@ -106,6 +106,23 @@ def test_a_text_has_the_same_vector_whatever_is_beside_it(model):
     assert together.norm(dim=1).tolist() == pytest.approx([1, 1, 1], abs=1e-5)
     for i, text in enumerate(texts):
         assert torch.allclose(tower(tower.features([text]))[0], together[i], atol=1e-5)
+
+
+def test_sentence_and_words_together_learn_words_and_leave_others_to_the_sentence(lessons):
+    matcher = train_matcher(lessons, settings(text_model="minilm-bag"))
+    asked = planted(seed=5)
+    assert (search(matcher, asked, names(asked)) == 1).all()
+    # Words that no lesson has say what the sentence encoder makes of them, and nothing else.
+    tower, texts = matcher.texts.eval(), ["zygodactyl quokka", "wombat"]
+    features = tower.features(texts)
+    assert features[:, SENTENCE:].abs().sum() > 0
+    alone = features.clone()
+    alone[:, SENTENCE:] = 0
+    assert torch.equal(tower(features), tower(alone))
+    taught = tower.features(["pollen grain"])
+    silent = taught.clone()
+    silent[:, SENTENCE:] = 0
+    assert not torch.allclose(tower(taught), tower(silent), atol=1e-3)
 
 
 @pytest.mark.parametrize(
