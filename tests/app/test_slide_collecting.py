@@ -117,7 +117,7 @@ def test_what_cannot_be_meant_is_refused_before_a_collection_is_made(folder, enc
         "build", tmp_path / "c", folder, "--encoder", "grain-regions", "--slides", folder, code=2
     )
     assert "no slide in" in run("build", tmp_path / "c", tmp_path / "t.txt", "--encoder", "grain-regions", code=4)
-    assert "palyno-region-encoder-1" in run("build", tmp_path / "c", folder, "--encoder", "grain-encoder", code=5)
+    assert "got an encoder of crops" in run("build", tmp_path / "c", folder, "--encoder", "grain-encoder", code=5)
     model, about = load_weights(find_model(encoder.detector_name)[0])
     said = {name: getattr(about, name) for name in ("classes", "config", "imgsz", "naming_threshold", "max_grain_px")}
     other = save_weights(tmp_path / "other.safetensors", model, name="other", training={"another": 1}, **said)

@@ -18,7 +18,13 @@ if TYPE_CHECKING:
 
 __all__ = ["FORMATS", "EncoderFile", "fill", "read_encoder", "read_header", "write_encoder"]
 
-FORMATS = ("palyno-grain-encoder-1", "palyno-region-encoder-1", "palyno-matcher-1", "palyno-traits-1")
+# What files of each format are, such as the one that ships.
+FORMATS = {
+    "palyno-grain-encoder-1": "an encoder of crops of grains, such as grain-encoder",
+    "palyno-region-encoder-1": "an encoder of regions of slides, such as grain-regions",
+    "palyno-matcher-1": "an encoder of words for grains, such as grain-words",
+    "palyno-traits-1": "a reading of traits, such as grain-traits",
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -112,15 +118,15 @@ def _read(path: str | Path, format: str) -> tuple[bytes, EncoderFile]:
         size = int.from_bytes(data[:8], "little")
         header = json.loads(data[8 : 8 + size]) if len(data) > 8 and size <= len(data) - 8 else {}
         said = json.loads((header.get("__metadata__") or {}).get("palyno", "{}"))
-        if said.get("format") != format:
-            raise ValueError(f"format {said.get('format')!r}")
+        if (found := said.get("format")) != format:
+            raise ValueError(FORMATS.get(found, f"format {found!r}"))
         return data, EncoderFile(**said, sha256=hashlib.sha256(data).hexdigest())
     except (OSError, ValueError, TypeError, AttributeError, RecursionError) as error:
         raise _rejected(path, format, error) from error
 
 
 def _rejected(path: str | Path, format: str, error: Exception) -> RejectedModelError:
-    return RejectedModelError(f"{path}: expected an encoder of palyno ({format}), as safetensors; got {error}")
+    return RejectedModelError(f"{path}: expected {FORMATS[format]}, as safetensors of palyno; got {error}")
 
 
 def fill(network: nn.Module, tensors: Mapping[str, torch.Tensor], path: str | Path) -> nn.Module:
