@@ -96,7 +96,7 @@ def fit_temperature(
 
 
 def likeliest_temperature(log_odds: np.ndarray, right: np.ndarray) -> float:
-    """The temperature in [0.1, 10] that gives true classes the greatest likelihood.
+    """The temperature in [0.1, 10] that gives true classes the greatest likelihood; 1 where there is but one class.
 
     Args:
         log_odds: Of each class, (N, classes).
@@ -108,6 +108,8 @@ def likeliest_temperature(log_odds: np.ndarray, right: np.ndarray) -> float:
     if not len(right):
         raise UsageError("expected grains with true names, got none")
     z, rows = np.asarray(log_odds, np.float64), np.arange(len(right))
+    if z.shape[1] == 1:
+        return 1.0
 
     def slope(b: float) -> float:
         return float((z[rows, right] - (shares(z, 1 / b) * z).sum(1)).mean())

@@ -47,6 +47,8 @@ def test_where_no_temperature_is_best_it_stays_within_its_limits():
     z = np.array([[2.0, 0], [3, 1]])
     assert likeliest_temperature(z, np.array([0, 0])) == 0.1
     assert likeliest_temperature(z, np.array([1, 1])) == 10
+    # A name that is the only one is right at any temperature.
+    assert likeliest_temperature(z[:, :1], np.array([0, 0])) == 1
     with pytest.raises(UsageError, match="got none"):
         likeliest_temperature(np.empty((0, 2)), np.empty(0, int))
 
