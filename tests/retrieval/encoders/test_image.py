@@ -290,7 +290,7 @@ def test_weights_come_back_and_others_are_refused(tmp_path):
     x = torch.rand(2, 1, 32, 32)
     assert torch.allclose(network(x), again(x), atol=5e-3)
     assert write_encoder(tmp_path / "y.safetensors", network, **said).read_bytes() == path.read_bytes()
-    with pytest.raises(RejectedModelError, match="regions of slides, such as grain-regions.*got an encoder of crops"):
+    with pytest.raises(RejectedModelError, match=r"regions of slides, such as grain-regions.*got an encoder of crops"):
         read_encoder(path, "palyno-region-encoder-1")
     with pytest.raises(RejectedModelError, match="tensors"):
         fill(GrainNet(12, (4, 12)), tensors, path)

@@ -152,7 +152,7 @@ def test_another_detector_is_refused_by_name(encoder, shipped_model, tmp_path):
 def test_files_that_are_no_heads_are_refused(tmp_path):
     with pytest.raises(UnknownModelError, match="grain-regions"):
         RegionEncoder("nothing")
-    with pytest.raises(RejectedModelError, match="expected an encoder of regions.*got an encoder of crops"):
+    with pytest.raises(RejectedModelError, match=r"expected an encoder of regions.*got an encoder of crops"):
         RegionEncoder("grain-encoder")
     head = RegionHead(9, 8, 16)
     plain = {"dim": 8, "width": 16, "widths": [4, 5], "detector": "d", "detector_sha256": "0" * 64}
