@@ -24,7 +24,7 @@ import numpy as np
 from ..data.taxa import INDETERMINABLE, UNKNOWN, lineage, members
 from ..errors import UsageError
 
-__all__ = ["Name", "Namer", "at_least_one", "shares"]
+__all__ = ["Name", "Namer", "at_least_one", "log_odds", "shares"]
 
 CANDIDATES = 3
 LEAST_CANDIDATE = 0.01
@@ -53,9 +53,15 @@ def at_least_one(probabilities: np.ndarray) -> np.ndarray:
         return -np.expm1(np.log1p(-np.asarray(probabilities, np.float64)).sum(-1))
 
 
-def shares(log_odds: np.ndarray, temperature: float = 1.0) -> np.ndarray:
-    """What each class is given that one is right: the softmax of the log odds over the temperature, (N, classes)."""
-    z = np.asarray(log_odds, np.float64) / temperature
+def log_odds(probabilities: np.ndarray) -> np.ndarray:
+    """`log(p / (1 - p))`, of 0 and 1 as of numbers next to them."""
+    within = np.asarray(probabilities, np.float64).clip(_NEVER, 1 - _NEVER)
+    return np.log(within) - np.log1p(-within)
+
+
+def shares(z: np.ndarray, temperature: float = 1.0) -> np.ndarray:
+    """What each class is given that one is right: the softmax of log odds `z` over the temperature, (N, classes)."""
+    z = np.asarray(z, np.float64) / temperature
     q = np.exp(z - z.max(-1, keepdims=True))
     return q / q.sum(-1, keepdims=True)
 
@@ -101,8 +107,7 @@ class Namer:
             N names.
         """
         p = np.asarray(probabilities, np.float64).reshape(-1, len(self._classes))[:, self._order]
-        within = p.clip(_NEVER, 1 - _NEVER)
-        q = shares(np.log(within) - np.log1p(-within), self._temperature)
+        q = shares(log_odds(p), self._temperature)
         own = at_least_one(p)
         # A share of exactly the threshold must not fail by the rounding of a sum.
         least = self._threshold - 1e-9

@@ -6,7 +6,7 @@ grains found on validation images the greatest likelihood. The order of the name
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,7 +19,7 @@ from ..errors import UsageError
 from .calibration import calibration
 from .detector import Detector
 from .metrics import match
-from .naming import Name, Namer, shares
+from .naming import Name, Namer, log_odds, shares
 from .weights import load_weights, save_weights
 
 __all__ = ["Fit", "fit_temperature", "likeliest_temperature", "with_temperature"]
@@ -58,7 +58,6 @@ def fit_temperature(
     truth: Sequence[LabelledImage],
     *,
     conf: float = 0.25,
-    progress: Callable[[int, int], None] | None = None,
     **arguments: Any,
 ) -> Fit:
     """The temperature that fits a detector's names to labelled images.
@@ -68,38 +67,34 @@ def fit_temperature(
         images: Images that it was not trained on.
         truth: Their true boxes, in the same order.
         conf: Least confidence of the grains that are looked at.
-        progress: Called with the number of images done and to do.
         **arguments: As `Detector.detect` takes them.
     """
     names = {name: i for i, name in enumerate(detector.classes)}
     untold = Detector(detector.network, detector.metadata, namer=_Untold(detector.classes))
     probabilities, right = [], []
-    for done, (image, true) in enumerate(zip(images, truth, strict=True), 1):
+    for image, true in zip(images, truth, strict=True):
         result = untold.detect(image, conf=conf, **arguments)
         for i, partner in enumerate(match(true.boxes, result.boxes, result.confidence)):
             if partner >= 0 and true.labels[partner] in names:
                 probabilities.append([p for _, p in result.candidates[i]])
                 right.append(names[true.labels[partner]])
-        if progress is not None:
-            progress(done, len(images))
     if not right:
         return Fit(1.0, 0, (float("nan"),) * 2, (float("nan"),) * 2)
-    p = np.array(probabilities).clip(1e-12, 1 - 1e-12)
-    log_odds, true_class = np.log(p) - np.log1p(-p), np.array(right)
-    temperature = likeliest_temperature(log_odds, true_class)
+    z, true_class = log_odds(np.array(probabilities)), np.array(right)
+    temperature = likeliest_temperature(z, true_class)
     rows = np.arange(len(right))
     likelihood, ece = [], []
-    for q in (shares(log_odds), shares(log_odds, temperature)):
+    for q in (shares(z), shares(z, temperature)):
         likelihood.append(float(np.log(q[rows, true_class].clip(1e-300)).mean()))
         ece.append(calibration(q.max(1), q.argmax(1) == true_class).ece)
     return Fit(temperature, len(right), (likelihood[0], likelihood[1]), (ece[0], ece[1]))
 
 
-def likeliest_temperature(log_odds: np.ndarray, right: np.ndarray) -> float:
+def likeliest_temperature(z: np.ndarray, right: np.ndarray) -> float:
     """The temperature in [0.1, 10] that gives true classes the greatest likelihood; 1 where there is but one class.
 
     Args:
-        log_odds: Of each class, (N, classes).
+        z: Log odds of each class, (N, classes).
         right: Index of the true class, (N,).
 
     Raises:
@@ -107,7 +102,7 @@ def likeliest_temperature(log_odds: np.ndarray, right: np.ndarray) -> float:
     """
     if not len(right):
         raise UsageError("expected grains with true names, got none")
-    z, rows = np.asarray(log_odds, np.float64), np.arange(len(right))
+    z, rows = np.asarray(z, np.float64), np.arange(len(right))
     if z.shape[1] == 1:
         return 1.0
 

@@ -109,7 +109,10 @@ def known_classes(data: Path, weights: str | Path) -> tuple[list[str], list[str]
         UnknownModelError: No such weights.
         RejectedModelError: They are not what they should be.
     """
-    taught = set(_start(weights)[1].classes)
+    from .weights import find_model, read_metadata
+
+    # Without its network: that is built when training starts.
+    taught = set(read_metadata(find_model(weights)[0]).classes)
     names = _class_names(data)
     return [name for name in names if name in taught], [name for name in names if name not in taught]
 
@@ -142,7 +145,7 @@ def train(settings: TrainSettings, *, resume: bool = False) -> Path:
         raise UsageError(f"{run}: expected a new or empty folder; it holds files; give another, or --resume")
     if resume:
         settings = _as_begun(settings)
-    start = None if settings.weights is None else _start(settings.weights)
+    file, start = (None, None) if settings.weights is None else _start(settings.weights)
     run.mkdir(parents=True, exist_ok=True)
     offline.switch_off()
     offline.provide_fonts()
@@ -153,7 +156,7 @@ def train(settings: TrainSettings, *, resume: bool = False) -> Path:
         arguments: dict[str, Any] = {"resume": str(last)}
     else:
         chosen: dict[str, Any] = {k: getattr(settings, k) for k in ("edge", "gate", "backbone", "head", "naming_loss")}
-        file, table = (None, settings.model) if start is None else (start[0], start[1].config)
+        table = settings.model if start is None else start.config
         yolo = PollenYOLO(table, classes=names, start=file, **(chosen | dict(settings.options)))
         arguments = _arguments(settings)
         _note(settings)
@@ -162,8 +165,7 @@ def train(settings: TrainSettings, *, resume: bool = False) -> Path:
     if not resume:
         _note(settings)  # Again: a distributed run empties its folder when it starts.
     metrics = dict(getattr(yolo.trainer, "metrics", None) or {})
-    about = None if start is None else start[1]
-    path = export_checkpoint(run / "weights" / "best.pt", run, settings, metrics=metrics, start=about)
+    path = export_checkpoint(run / "weights" / "best.pt", run, settings, metrics=metrics, start=start)
     return _sure_of_names(path, settings)
 
 
@@ -198,10 +200,9 @@ def export_checkpoint(
 
     model = PollenYOLO(checkpoint).model.float()
     names = tuple(str(n) for _, n in sorted(model.names.items()))
-    name = settings.name or Path(settings.model).stem
+    name = settings.name or (Path(settings.model).stem if start is None else Path(start.name).name)
     recipe = {k: v for k, v in asdict(settings).items() if k not in {"data", "out", "device", "workers", "cache"}}
     if start is not None:
-        name = settings.name or Path(start.name).name
         recipe |= {"model": start.name, "weights": start.sha256}
     path = out / f"{name}.safetensors"
     training = {

@@ -89,11 +89,7 @@ class Metadata:
             ("config", isinstance(self.config, Mapping), "a configuration"),
             ("imgsz", _whole(self.imgsz) and self.imgsz >= 32, "a number of pixels from 32"),
             ("naming_threshold", _number(self.naming_threshold) and 0 < self.naming_threshold <= 1, "0 to 1, above 0"),
-            (
-                "naming_temperature",
-                _number(self.naming_temperature) and self.naming_temperature > 0,
-                "a number above 0",
-            ),
+            ("naming_temperature", _number(self.naming_temperature) and self.naming_temperature > 0, "more than 0"),
             ("max_grain_px", _whole(self.max_grain_px) and self.max_grain_px >= 1, "a number of pixels from 1"),
             ("training", isinstance(self.training, Mapping), "a record"),
         ):

@@ -8,6 +8,8 @@ from typing import Any
 
 import click
 
+from ...vision.views import VIEWS
+
 
 class Finite(click.FloatRange):
     """A float in a range; click's own lets `nan` and `inf` through."""
@@ -95,7 +97,7 @@ overlap = click.option(
 )
 views = click.option(
     "--views",
-    type=click.Choice(["1", "2", "4", "8"]),
+    type=click.Choice([str(views) for views in VIEWS]),
     default="1",
     show_default=True,
     callback=lambda context, option, value: int(value),

@@ -75,21 +75,18 @@ def cut_crop(crop: np.ndarray) -> CutGrain:
         UsageError: Another kind of array.
     """
     picture = _scaled(crop)
+    if (grain := _cut(picture)) is not None:
+        return grain
+    light = picture.astype(np.float32) + 1.0
+    return CutGrain(np.clip(light / corner_background(light), 0.0, 1.5), np.ones(picture.shape[:2], dtype=np.float32))
+
+
+def _cut(picture: np.ndarray) -> CutGrain | None:
+    """The grain of a picture; None where none stands out."""
     try:
         return cut_grain(picture)
     except InputError:
-        light = picture.astype(np.float32) + 1.0
-        return CutGrain(
-            np.clip(light / corner_background(light), 0.0, 1.5), np.ones(picture.shape[:2], dtype=np.float32)
-        )
-
-
-def _stands_out(picture: np.ndarray) -> bool:
-    try:
-        cut_grain(picture)
-    except InputError:
-        return False
-    return True
+        return None
 
 
 def _scaled(crop: np.ndarray) -> np.ndarray:
@@ -174,7 +171,7 @@ class ImageEncoder:
 
     def stands_out(self, items: Sequence[np.ndarray]) -> list[bool]:
         """In which crops a grain stands out from what is around it; of the others, all of the crop is encoded."""
-        return [_stands_out(_scaled(item)) for item in checked_list(items)]
+        return [_cut(_scaled(item)) is not None for item in checked_list(items)]
 
     def encode_cut(self, grains: Sequence[CutGrain]) -> np.ndarray:
         """Vectors of grains that are cut already, (n, dim) float32."""
