@@ -42,6 +42,7 @@ class TrainSettings:
         workers: Processes that load and augment.
         seed: Of initial weights, order and augmentation.
         lr: Peak learning rate of AdamW.
+        weight_decay: Of AdamW, decoupled from the gradient; norms and biases have none.
         edge: Edge prior of HieraEdgeNet's blocks; the table's if None.
         gate: Frequency gate of its omni-kernel; the table's if None.
         backbone: Of models that have one to choose, `biformer_nano` or `timm:NAME`; the table's if None.
@@ -70,6 +71,7 @@ class TrainSettings:
     workers: int = 4
     seed: int = 0
     lr: float = 0.002
+    weight_decay: float = 5e-4
     edge: str | None = None
     gate: str | None = None
     backbone: str | None = None
@@ -86,6 +88,8 @@ class TrainSettings:
         for name, low in (("epochs", 1), ("batch", 1), ("imgsz", 32), ("workers", 0), ("validate_every", 1)):
             if getattr(self, name) < low:
                 raise UsageError(f"{name} must be at least {low}, got {getattr(self, name)}")
+        if not 0 <= self.weight_decay <= 1:
+            raise UsageError(f"weight_decay: expected 0 to 1, got {self.weight_decay}")
         if self.imgsz % 32:
             raise UsageError(f"imgsz must be a multiple of 32, got {self.imgsz}")
         if not re.fullmatch(r"auto|cpu|mps|cuda(:\d+(,\d+)*)?", self.device):
@@ -267,7 +271,7 @@ def _arguments(settings: TrainSettings) -> dict[str, Any]:
         "lrf": 0.01,
         "cos_lr": True,
         "warmup_epochs": min(2.0, 0.05 * settings.epochs),
-        "weight_decay": 5e-4,
+        "weight_decay": settings.weight_decay,
         # Below the range of fp16 but not of bf16 lie the FFT sums of the omni-kernel.
         "amp": "bf16" if _has_cuda(settings.device) else False,
         "cache": False if settings.cache == "none" else settings.cache,

@@ -31,6 +31,9 @@ from ...errors import UsageError
 @click.option("--seed", default=0, show_default=True, type=int)
 @click.option("--lr", default=0.002, show_default=True, type=float, help="Peak learning rate of AdamW.")
 @click.option(
+    "--weight-decay", default=5e-4, show_default=True, type=click.FloatRange(0, 1), help="Weight decay of AdamW."
+)
+@click.option(
     "--edge",
     type=click.Choice(["magnitude", "scharr", "log", "learned", "reference", "none"]),
     help="Edge prior; the model's if not given.",

@@ -11,7 +11,7 @@ import pytest
 from palyno.data.compose import Recipe, compose_dataset
 from palyno.data.scene import SceneSettings
 from palyno.errors import InputError, UnknownModelError, UsageError
-from palyno.vision.train import TrainSettings, _as_begun, known_classes, train
+from palyno.vision.train import TrainSettings, _arguments, _as_begun, known_classes, train
 from palyno.vision.validate import read_split, validate
 from palyno.vision.weights import load_weights
 
@@ -88,6 +88,18 @@ def test_training_goes_on_from_weights_and_says_from_which(run, scenes, tmp_path
     assert known_classes(data, "hieraedge-n")[1]
 
 
+def test_weight_decay_is_of_weights_alone(scenes, tmp_path):
+    from palyno.vision.models.trainer import PollenTrainer, PollenYOLO
+
+    arguments = _arguments(TrainSettings(scenes / "data.yaml", tmp_path, device="cpu", batch=3, weight_decay=0.03))
+    model = PollenYOLO("hieraedge-n").model
+    trainer = PollenTrainer(overrides=arguments | {"model": "hieraedge-n.yaml"})
+    optimizer = trainer.build_optimizer(model, arguments["optimizer"], lr=1e-3, decay=arguments["weight_decay"])
+    decays = {id(p): group["weight_decay"] for group in optimizer.param_groups for p in group["params"]}
+    for name, parameter in model.named_parameters():
+        assert decays[id(parameter)] == (0.03 if parameter.ndim > 1 else 0.0), name
+
+
 def test_what_is_resumed_is_the_run_that_was_begun(run):
     settings, _ = run
     again = _as_begun(TrainSettings(settings.data, settings.out, device="cpu"))
@@ -114,6 +126,7 @@ def test_there_must_be_something_to_resume(scenes, tmp_path):
         ({"imgsz": 100}, "multiple of 32"),
         ({"batch": 0}, "batch"),
         ({"workers": -1}, "workers"),
+        ({"weight_decay": -0.1}, "weight_decay: expected 0 to 1"),
         ({"device": "gpu"}, "device: expected auto, cpu, cuda, cuda:N, cuda:N,M or mps, got 'gpu'"),
         ({"device": "cuda:0,1,2", "batch": 16}, "batch: expected a multiple of 3, the number of GPUs, got 16"),
         ({"cache": "disk"}, "cache: expected one of none, ram, host, gpu"),
