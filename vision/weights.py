@@ -3,12 +3,12 @@
     model, metadata = load_weights("weights/hieraedge-n.safetensors")
 
 A file is refused unless every tensor that its configuration asks for is there, finite, of the right shape, and nothing
-else. Pickles are refused whatever their name, as loading one runs code; there is no way around it here.
+else. Pickles are refused whatever their name, as loading one runs code; there is no way around it here. Where weights
+lie in parts (`palyno.vision.parts`), the path of any part stands for all of them.
 """
 
 from __future__ import annotations
 
-import hashlib
 import json
 import math
 import os
@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ..data.atomic import replacing
 from ..errors import PalynoError, RejectedModelError, UnknownModelError, UsageError
+from .parts import LARGEST, Stored, is_part, read_stored, split_stored
 
 if TYPE_CHECKING:
     from .models.detection import PollenModel
@@ -34,24 +35,12 @@ __all__ = [
     "read_metadata",
     "save_weights",
     "shipped_models",
+    "split_weights",
 ]
 
 FORMAT = "palyno-detector-1"
 LOCK = Path(__file__).parent.parent / "weights" / "models.lock"
 LOCK_FORMAT = "palyno-models-1"
-
-# A layer table and its class names are some ten kilobytes.
-LARGEST_HEADER = 16 * 2**20
-
-# How files begin that get mistaken for weights.
-IMPOSTORS = {
-    b"PK\x03\x04": "a zip archive, as torch.save writes: a pickle",
-    b"\x80": "a pickle",
-    b"\x1f\x8b": "a gzip archive",
-    b"version https://git-lfs": "a pointer of git-lfs, not the file itself",
-    b"<": "a web page",
-    b"{": "JSON",
-}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,7 +56,7 @@ class Metadata:
         naming_temperature: See there; 1 in files that do not say it.
         max_grain_px: Diameter of the largest grains, in pixels of the network's input.
         training: How it was made: data, recipe, seeds, figures.
-        sha256: Hash of the file.
+        sha256: Hash of the file; where it lies in parts, of their bytes one after the other.
     """
 
     name: str
@@ -105,9 +94,9 @@ class Shipped(NamedTuple):
     """An entry of `models.lock`: one model that comes with palyno.
 
     Attributes:
-        file: Name of the file beside `models.lock`.
-        sha256: Its hash.
-        bytes: Its size.
+        file: Name of the file beside `models.lock`; of a detector in parts, of the first.
+        sha256: Its hash, see `Metadata`.
+        bytes: Its size; of all parts together.
         licence: Of the weights.
         source: Of the training data.
         kind: `detector`, or `encoder`: of grains or of words, see `palyno.retrieval`.
@@ -146,7 +135,7 @@ def find_model(name_or_path: str | Path, lock: str | Path = LOCK) -> tuple[Path,
     """Where a model's weights are.
 
     Args:
-        name_or_path: A name from `shipped_models()`, or a weights file.
+        name_or_path: A name from `shipped_models()`, or a weights file, or any part of one.
         lock: The list of models.
 
     Returns:
@@ -187,15 +176,7 @@ def find_encoder(name_or_path: str | Path, lock: str | Path = LOCK) -> Path:
             )
         return path
     path = Path(lock).parent / entry.file
-    try:
-        data = path.read_bytes()
-    except OSError as error:
-        raise RejectedModelError(f"{path}: expected a weights file, got {error.strerror or error}") from error
-    if (hashlib.sha256(data).hexdigest(), len(data)) != (entry.sha256, entry.bytes):
-        raise RejectedModelError(
-            f"{path}: expected {entry.bytes} bytes with sha256 {entry.sha256}, got others; the file is not the one "
-            "that was published, install palyno again"
-        )
+    _published(read_stored(path), entry)
     return path
 
 
@@ -230,11 +211,16 @@ def save_weights(
         The file.
 
     Raises:
-        UsageError: Metadata that cannot be, or weights that half precision cannot hold.
+        UsageError: A file named as a part, metadata that cannot be, or weights that half precision cannot hold.
     """
     import torch
     from safetensors.torch import save
 
+    if is_part(path):
+        raise UsageError(
+            f"{path}: expected the name of a whole file, got that of a part; choose another, `palyno models split` "
+            "makes parts of it"
+        )
     metadata = Metadata(
         name=name,
         classes=tuple(classes),
@@ -260,25 +246,47 @@ def save_weights(
     return Path(path)
 
 
+def split_weights(
+    path: str | Path, out: str | Path, *, largest: int = LARGEST, overwrite: bool = False
+) -> tuple[Stored, Metadata]:
+    """Writes a weights file again in parts, each a safetensors file; the same weights give the same bytes.
+
+    To put parts together, load and save them: `palyno models calibrate` writes one file.
+
+    Args:
+        path: The file, or any part of one.
+        out: Folder of the parts, which are named after the file.
+        largest: Bytes that no part is larger than.
+        overwrite: Replace parts that are there.
+
+    Returns:
+        The parts, and what they say about themselves.
+
+    Raises:
+        RejectedModelError: It is no weights file of palyno, or damaged.
+        NothingToDoError: It fits into one file.
+        UsageError: A tensor is larger than `largest`, or `out` holds other parts of this name.
+    """
+    stored = read_stored(path)
+    _metadata(stored)
+    parts = split_stored(stored, out, largest=largest, overwrite=overwrite)
+    return parts, _metadata(parts)
+
+
 def read_metadata(path: str | Path) -> Metadata:
     """What a weights file says about itself, without building its network.
 
     Raises:
         RejectedModelError: It is no weights file of palyno.
     """
-    path = Path(path)
-    try:
-        data = path.read_bytes()
-    except OSError as error:
-        raise RejectedModelError(f"{path}: expected a weights file, got {error.strerror or error}") from error
-    return _metadata(path, data, hashlib.sha256(data).hexdigest())
+    return _metadata(read_stored(path))
 
 
 def load_weights(path: str | Path, *, shipped: Shipped | None = None) -> tuple[PollenModel, Metadata]:
     """Reads a weights file and builds its network.
 
     Args:
-        path: The file.
+        path: The file, or any part of one.
         shipped: Its entry in `models.lock`; size and hash must agree with it.
 
     Returns:
@@ -287,62 +295,42 @@ def load_weights(path: str | Path, *, shipped: Shipped | None = None) -> tuple[P
     Raises:
         RejectedModelError: The file is not what it should be; the message says what it is and what to do.
     """
-    path = Path(path)
-    try:
-        data = path.read_bytes()
-    except OSError as error:
-        raise RejectedModelError(f"{path}: expected a weights file, got {error.strerror or error}") from error
-    digest = hashlib.sha256(data).hexdigest()
-    if shipped is not None and (digest, len(data)) != (shipped.sha256, shipped.bytes):
-        raise RejectedModelError(
-            f"{path}: expected {shipped.bytes} bytes with sha256 {shipped.sha256}, got {len(data)} bytes with "
-            f"{digest}; the file is not the one that was published, install palyno again"
-        )
-    metadata = _metadata(path, data, digest)
-    return _network(path, data, metadata), metadata
+    stored = read_stored(path)
+    if shipped is not None:
+        _published(stored, shipped)
+    metadata = _metadata(stored)
+    return _network(stored, metadata), metadata
 
 
-def _metadata(path: Path, data: bytes, digest: str) -> Metadata:
-    """The header of a safetensors file, checked before anything else is read."""
-    for start, what in IMPOSTORS.items():
-        if data.startswith(start) and not _is_safetensors(data):
-            advice = "download it again"
-            if "pickle" in what:
-                advice = "loading a pickle runs whatever code is inside, so palyno never does; get the safetensors file"
-            raise RejectedModelError(f"{path}: expected safetensors, got {what}; {advice}")
-    if not _is_safetensors(data):
+def _published(stored: Stored, entry: Shipped) -> None:
+    if (stored.sha256, stored.size) != (entry.sha256, entry.bytes):
         raise RejectedModelError(
-            f"{path}: expected safetensors, got {len(data)} bytes that begin with {data[:8]!r}; "
-            "it is cut short or another kind of file, copy it again"
+            f"{stored.paths[0]}: expected {entry.bytes} bytes with sha256 {entry.sha256}, got {stored.size} bytes with "
+            f"{stored.sha256}; it is not what was published, install palyno again"
         )
+
+
+def _metadata(stored: Stored) -> Metadata:
+    """What the header says, checked before anything else is read."""
     try:
-        header = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])
-        about = header.get("__metadata__") or {}
-        said = json.loads(about.get("palyno", "{}"))
+        said = json.loads(stored.header().get("palyno", "{}"))
         if (found := said.pop("format", None)) != FORMAT:
             raise ValueError(f"format {found!r}; the tensors alone do not say what network they are of")
         names = {f.name for f in fields(Metadata)} - {"sha256"}
         if not names - {"naming_temperature"} <= set(said) <= names:
             raise ValueError(f"entries {sorted(said)}, not {sorted(names)}")
-        return Metadata(**said, sha256=digest)
+        return Metadata(**said, sha256=stored.sha256)
+    except RejectedModelError:
+        raise
     except (ValueError, TypeError, KeyError, AttributeError, RecursionError, PalynoError) as error:
+        path = stored.paths[0]
         raise RejectedModelError(f"{path}: expected weights of palyno ({FORMAT}), got {error}") from error
 
 
-def _is_safetensors(data: bytes) -> bool:
-    size = int.from_bytes(data[:8], "little")
-    return len(data) >= 10 and 2 <= size <= min(LARGEST_HEADER, len(data) - 8) and data[8:9] == b"{"
-
-
-def _network(path: Path, data: bytes, metadata: Metadata) -> PollenModel:
+def _network(stored: Stored, metadata: Metadata) -> PollenModel:
     import torch
-    from safetensors import SafetensorError
-    from safetensors.torch import load
 
-    try:
-        tensors = load(data)
-    except (SafetensorError, ValueError, KeyError, RuntimeError) as error:
-        raise RejectedModelError(f"{path}: expected safetensors, got {error}; it is damaged, copy it again") from error
+    path, tensors = stored.paths[0], stored.tensors()
     build = _builder()
     room = 2 * sum(tensor.numel() for tensor in tensors.values()) + 2**20
 
@@ -365,9 +353,11 @@ def _network(path: Path, data: bytes, metadata: Metadata) -> PollenModel:
     if found != expected:
         odd = sorted(k for k in found.keys() | expected.keys() if found.get(k) != expected.get(k))
         told = ", ".join(f"{k} {found.get(k, 'missing')} for {expected.get(k, 'nothing')}" for k in odd[:3])
+        # All that differ are missing.
+        part = "one of several parts under another name, " if all(key not in found for key in odd) else ""
         raise RejectedModelError(
             f"{path}: expected the {len(expected)} tensors of its configuration, got {len(odd)} that differ: {told}; "
-            "it was made by another version, or damaged"
+            f"it is {part}made by another version, or damaged"
         )
     for key, tensor in tensors.items():
         if not torch.isfinite(tensor).all():

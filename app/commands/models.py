@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
+import re
 from pathlib import Path
 from typing import Any
 
 import click
 
-from ...errors import NothingToDoError
+from ...errors import NothingToDoError, RejectedModelError
 from . import options as shared
 
 # Figures that the table shows, and how validation and docs/results/detectors.json call them.
@@ -24,7 +24,7 @@ _NUMBERS = ("classes", "M params", "GFLOPs", "weights")
 
 @click.group()
 def models() -> None:
-    """List and verify the models that ship with palyno; convert published weights."""
+    """List and verify the models that ship with palyno; convert, calibrate and split weights."""
 
 
 @models.command("list")
@@ -106,6 +106,50 @@ def convert(checkpoint: Path, out: Path, overwrite: bool, as_json: bool) -> None
         click.echo(f"{name}: {out}", err=True)
 
 
+class Size(click.ParamType):
+    """Bytes, as 15MB, 16MiB or 15000000."""
+
+    name = "size"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
+        """The number of bytes."""
+        if isinstance(value, int):
+            return value
+        units = {"": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "KIB": 2**10, "MIB": 2**20, "GIB": 2**30}
+        read = re.fullmatch(r"([1-9][0-9]*) ?([kmg]i?b|)", value, re.IGNORECASE)
+        if read is None:
+            self.fail(f"expected bytes such as 15MB, 16MiB or 15000000, got {value!r}", param, ctx)
+        return int(read[1]) * units[read[2].upper()]
+
+
+@models.command(short_help="Write weights again in parts, for places that take no large files.")
+@click.argument("weights")
+@click.option("--out", required=True, type=click.Path(file_okay=False, path_type=Path), help="Folder of the parts.")
+@click.option(
+    "--largest", default="15MB", show_default=True, type=Size(), help="What no part is larger than, as 15MB or 16MiB."
+)
+@shared.overwrite
+@shared.as_json
+def split(weights: str, out: Path, largest: int, overwrite: bool, as_json: bool) -> None:
+    """Write WEIGHTS, a detector's, again as NAME-00001-of-00002.safetensors and so on.
+
+    Any of the parts then is a --model for all commands, as long as the others lie beside it. The hash is that of the
+    parts one after the other, not that of the whole file: what was made for one, such as a grain-regions, is refused
+    with the other.
+    """
+    from ...vision.weights import find_model, split_weights
+
+    parts, about = split_weights(find_model(weights)[0], out, largest=largest, overwrite=overwrite)
+    sizes = [(str(path), len(data)) for path, data in zip(parts.paths, parts.parts, strict=True)]
+    if as_json:
+        files = [{"file": path, "bytes": size} for path, size in sizes]
+        click.echo(json.dumps({"name": about.name, "parts": files, "bytes": parts.size, "sha256": parts.sha256}))
+        return
+    for path, size in sizes:
+        click.echo(f"{path}: {size:,} bytes", err=True)
+    click.echo(f"{about.name}: {parts.size:,} bytes in all, sha256 {parts.sha256}", err=True)
+
+
 @models.command(short_help="Fit how sure a detector is of names to labelled images.")
 @click.argument("weights")
 @click.argument("data", type=click.Path(exists=True, dir_okay=False, path_type=Path))
@@ -164,19 +208,18 @@ def calibrate(
 
 def verified() -> list[dict[str, Any]]:
     """The models with a `status`: `ok`, `missing`, `not readable`, or `differs` from what was published."""
+    from ...vision.parts import part_paths, read_stored
     from ...vision.weights import LOCK, shipped_models
 
     rows = []
     for name, entry in sorted(shipped_models().items()):
+        path = LOCK.parent / entry.file
         try:
-            data = (LOCK.parent / entry.file).read_bytes()
-        except FileNotFoundError:
-            status = "missing"
-        except OSError:
-            status = "not readable"
+            stored = read_stored(path)
+        except RejectedModelError:
+            status = "not readable" if all(file.exists() for file in part_paths(path)) else "missing"
         else:
-            same = (len(data), hashlib.sha256(data).hexdigest()) == (entry.bytes, entry.sha256)
-            status = "ok" if same else "differs"
+            status = "ok" if (stored.size, stored.sha256) == (entry.bytes, entry.sha256) else "differs"
         rows.append({"name": name, "file": entry.file, "status": status, "sha256": entry.sha256})
     return rows
 

@@ -14,6 +14,7 @@ import pytest
 import torch
 from palyno import RejectedModelError, UnknownModelError, UsageError
 from palyno.vision import weights
+from palyno.vision.parts import part_paths
 from palyno.vision.weights import FORMAT, LOCK, LOCK_FORMAT, find_model, load_weights, save_weights, shipped_models
 from safetensors.torch import load, save
 
@@ -294,10 +295,16 @@ def test_a_list_of_models_that_is_damaged_is_refused(lock):
 
 def test_every_model_that_ships_is_what_the_list_says():
     for name, entry in shipped_models().items():
-        data = (LOCK.parent / entry.file).read_bytes()
+        parts = [path.read_bytes() for path in part_paths(LOCK.parent / entry.file)]
+        data = b"".join(parts)
         assert (hashlib.sha256(data).hexdigest(), len(data)) == (entry.sha256, entry.bytes), name
-        assert len(data) < 16 * 2**20
+        assert max(map(len, parts)) < 16 * 2**20
         assert entry.licence and entry.source
+
+
+def test_no_weights_lie_beside_the_list_that_are_not_in_it():
+    listed = {path for entry in shipped_models().values() for path in part_paths(LOCK.parent / entry.file)}
+    assert set(LOCK.parent.glob("*.safetensors")) == listed
 
 
 def test_loading_leaves_the_number_of_threads_alone(good):
