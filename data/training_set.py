@@ -1,20 +1,91 @@
-"""A data set that detectors train on, from labelled pictures and the lists that divide them."""
+"""A data set that detectors train on: read and checked, or made of labelled pictures and the lists that divide them."""
 
 from __future__ import annotations
 
 import json
+import math
 import shutil
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
+
+import numpy as np
 
 from ..errors import InputError, UsageError
 from .annotations import LabelledImage
-from .annotations.yolo import label_lines
+from .annotations.yolo import find_splits, label_lines, labels_of, read_classes, read_yolo
 from .atomic import write_text
 
-__all__ = ["read_split_lists", "write_training_set"]
+__all__ = ["TrainingSet", "read_split_lists", "read_training_set", "write_training_set"]
 
 SPLITS = ("train", "val", "test")
+
+
+@dataclass(frozen=True)
+class TrainingSet:
+    """A YOLO data set that can be trained on: every label was read, every picture is there.
+
+    Attributes:
+        classes: Its classes in the order of their numbers.
+        train: The images to train on, with their boxes.
+        val: Those to choose the best weights with.
+        folders: Where the pictures of `train` and `val` are: folders, or text files that list them.
+    """
+
+    classes: tuple[str, ...]
+    train: tuple[LabelledImage, ...]
+    val: tuple[LabelledImage, ...]
+    folders: Mapping[str, tuple[Path, ...]]
+
+    def largest_grain(self, side: int) -> int:
+        """The longer side that nine in ten training boxes do not exceed, where an image's own longer side is `side`.
+
+        Tiles overlap by this much at first; a slide with larger grains is read again with more.
+        """
+        sides = np.concatenate(
+            [(i.boxes[:, 2:] - i.boxes[:, :2]).max(1) * (side / max(i.width, i.height)) for i in self.train if len(i)]
+        )
+        return math.ceil(np.sort(sides)[int(0.9 * (len(sides) - 1))])
+
+    def document(self) -> dict[str, Any]:
+        """What ultralytics' trainer takes for a data set; `download`, which it would run as a program, is not in it."""
+        places = {split: [str(place.resolve()) for place in places] for split, places in self.folders.items()}
+        return {**places, "names": dict(enumerate(self.classes)), "nc": len(self.classes), "channels": 3}
+
+
+def read_training_set(data: Path) -> TrainingSet:
+    """Reads all of a data set but the pictures' pixels, so that no training is lost to what is wrong with it.
+
+    Args:
+        data: Its `data.yaml`. Where the `path` in it is not there, as on another machine, its own folder stands for it.
+
+    Raises:
+        InputError: There is no such file; a split, a picture or all labels are missing; a picture is broken, or a label
+            file does not say what it should. The message names the file and the line.
+    """
+    if not data.is_file():
+        raise InputError(f"{data}: expected the data.yaml of a YOLO data set; there is no such file")
+    classes, places = read_classes(data), find_splits(data)
+    if not classes or not {"train", "val"} <= places.keys():
+        raise InputError(f"{data}: expected the keys names, train and val of a YOLO data set")
+    if twice := sorted({name for name in classes if classes.count(name) > 1}):
+        raise InputError(f"{data}: names: expected different classes, got {twice[0]!r} twice")
+    images = {}
+    for split in ("train", "val"):
+        images[split] = tuple(read_yolo(data, split=split))
+        where = ", ".join(map(str, places[split]))
+        if not images[split]:
+            raise InputError(f"{data}: {split}: expected pictures in {where}, found none")
+        if not any(len(image) for image in images[split]):
+            labels = labels_of(data.parent / images[split][0].image)
+            raise InputError(
+                f"{data}: {split}: expected boxes of grains in {where}, found none; labels are looked for in files "
+                f"such as {labels}"
+            )
+    return TrainingSet(
+        tuple(classes), images["train"], images["val"], {split: tuple(places[split]) for split in ("train", "val")}
+    )
 
 
 def read_split_lists(folder: Path) -> dict[str, list[str]]:

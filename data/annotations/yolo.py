@@ -19,7 +19,16 @@ from . import LabelledImage
 from .names import slide_stems
 from .reading import Row, box, expecting, labelled, read_text
 
-__all__ = ["label_lines", "read_boxes", "read_label_file", "read_yolo", "write_yolo"]
+__all__ = [
+    "find_splits",
+    "label_lines",
+    "labels_of",
+    "read_boxes",
+    "read_classes",
+    "read_label_file",
+    "read_yolo",
+    "write_yolo",
+]
 
 # Shares may stick out of the image by this much, as they do when rounded or drawn by hand; more is not a share.
 _SLACK = 0.01
@@ -28,6 +37,7 @@ _HOW_TO_TRAIN = """\
 # train: images
 # val: images
 """
+_PLACE = "a folder of pictures, or a text file that lists them"
 _PICTURES = (".bmp", ".jp2", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")
 
 
@@ -130,22 +140,42 @@ def read_yolo(
     document = _read_config(config)
     listed = _names(document, config)
     root = _root(document, config)
-    splits = [key for key in ("train", "val", "test") if document.get(key)]
+    splits = _splits(document)
     if split is not None and split not in splits:
         raise UsageError(f"{config}: no split {split!r}: expected one of {', '.join(splits) or 'none'}")
     pictures: dict[Path, None] = {}
     for key in [split] if split else splits:
-        entries = document[key] if isinstance(document[key], list) else [document[key]]
-        for entry in entries:
-            with expecting(f"{config}: {key}", "a folder of pictures, or a text file that lists them", entry):
-                path = _resolve(root, _text(entry))
-                if path.exists() or not document.get("slides"):
+        for path in _entries(document, config, key):
+            if path.exists():
+                with expecting(f"{config}: {key}", _PLACE, str(path)):
                     pictures.update(dict.fromkeys(_find_pictures(path, root)))
+            elif not document.get("slides"):
+                raise AnnotationError(f"{config}: {key}: expected {_PLACE}, got {path}, which is not there")
     if not splits and not document.get("slides"):
         raise AnnotationError(f"{config}: expected folders of pictures under train, val or test, got none of them")
     if not pictures and document.get("slides"):
         return _read_slides(document["slides"], config, listed)
     return _read_pictures(root, list(pictures), listed)
+
+
+def read_classes(config: str | Path) -> list[str]:
+    """The classes of a `data.yaml` in the order of their numbers.
+
+    Raises:
+        AnnotationError: It does not say what it should.
+    """
+    return _names(_read_config(Path(config)), Path(config))
+
+
+def find_splits(config: str | Path) -> dict[str, list[Path]]:
+    """Where the pictures of each split of a `data.yaml` are: folders, or text files that list them.
+
+    Raises:
+        AnnotationError: It does not say what it should.
+    """
+    config = Path(config)
+    document = _read_config(config)
+    return {key: _entries(document, config, key) for key in _splits(document)}
 
 
 def read_label_file(path: str | Path, names: Sequence[str], *, image: str, width: int, height: int) -> LabelledImage:
@@ -204,7 +234,7 @@ def _read_pictures(root: Path, pictures: Sequence[Path], names: Sequence[str]) -
     sources: dict[Path, Path] = {}
     images = []
     for picture in pictures:
-        labels = _labels_of(picture)
+        labels = labels_of(picture)
         if labels in sources:
             raise AnnotationError(f"{labels}: is the label file of both {sources[labels]} and {picture}; rename one")
         sources[labels] = picture
@@ -227,7 +257,7 @@ def _read_slides(slides: Any, config: Path, names: Sequence[str]) -> list[Labell
     return images
 
 
-def _labels_of(picture: Path) -> Path:
+def labels_of(picture: Path) -> Path:
     """`labels` in place of the last `images` of the path, or else next to the picture."""
     parts = list(picture.with_suffix(".txt").parts)
     for i in range(len(parts) - 2, -1, -1):
@@ -297,6 +327,17 @@ def _root(document: Mapping[str, Any], config: Path) -> Path:
         root = config.parent / _text(document.get("path") or "")
         there = root.is_dir()
     return root if there else config.parent
+
+
+def _splits(document: Mapping[str, Any]) -> list[str]:
+    return [key for key in ("train", "val", "test") if document.get(key)]
+
+
+def _entries(document: Mapping[str, Any], config: Path, split: str) -> list[Path]:
+    """The folders and lists of a split."""
+    entries = document[split] if isinstance(document[split], list) else [document[split]]
+    with expecting(f"{config}: {split}", _PLACE, entries):
+        return [_resolve(_root(document, config), _text(entry)) for entry in entries]
 
 
 def _resolve(root: Path, entry: str) -> Path:
