@@ -13,7 +13,7 @@ from palyno.app.bench_kernels import OPERATORS, bench_kernels, render
 from palyno.app.bench_kernels.case import Case, Contender, Unsupported, run_case
 from palyno.app.bench_kernels.plot import draw
 from palyno.app.bench_kernels.roofline import arithmetic, floor_ms
-from palyno.app.bench_kernels.timing import Budget, time_turns
+from palyno.app.bench_kernels.timing import Budget, Spread, time_turns
 from palyno.app.cli import cli
 
 # ||out - exact|| / ||exact|| of a contender that computes the same function.
@@ -192,9 +192,12 @@ something old
 
 
 @pytest.fixture
-def documents(quick):
-    measured = run_case(squares(GOOD, target=0.5), "cpu", RATES, ONCE)
-    failed = run_case(squares([*GOOD, Contender("broken", broken)], target=1e9), "cpu", RATES, ONCE)
+def documents(quick, monkeypatch):
+    # Whoever is faster today: ours takes one millisecond, theirs two.
+    times = [Spread((1.0,), 1, "wall"), Spread((2.0,), 1, "wall")]
+    monkeypatch.setattr("palyno.app.bench_kernels.case.time_turns", lambda calls, inputs, budget: times[: len(calls)])
+    measured = run_case(squares(GOOD, target=1.5), "cpu", RATES, ONCE)
+    failed = run_case(squares([*GOOD, Contender("broken", broken)], target=2.5), "cpu", RATES, ONCE)
     return [{**quick, "cases": [measured, failed, *quick["cases"]]}]
 
 
@@ -208,8 +211,8 @@ def test_a_page_is_filled_between_its_marks_and_again_the_same(tmp_path, documen
     assert first.startswith("# Operators\n\n<!-- bench:targets -->\n| ")
     assert "\nProse.\n" in first
     assert "something old" not in first
-    assert "| met |" in first
-    assert "| missed |" in first
+    assert "| 1 ms | 2 ms (theirs) | 2x | 1.5x | met |" in first
+    assert "| 1 ms | 2 ms (theirs) | 2x | 2.5x | missed |" in first
     assert "- broken: RuntimeError: no kernel for this" in first
     assert "the worst of 4 sizes" in first
     assert "| 31 x 31 | " in first

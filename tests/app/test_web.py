@@ -22,6 +22,9 @@ from palyno.errors import SlideError, UsageError
 from palyno.vision.results import Provenance, SlideResult
 from PIL import Image
 
+# Seconds for what a busy machine may be slow with; nothing is measured by it.
+PATIENCE = 60
+
 CONFIDENCES = np.linspace(LOWEST, 0.99, 60, dtype=np.float32)
 
 
@@ -42,7 +45,7 @@ class Detector:
         except SlideError as error:
             raise SlideError(f"{path}: expected an image, got <b>text</b>") from error
         for tile in range(4):
-            self.gate.wait(20)
+            self.gate.wait()
             time.sleep(self.seconds)
             on_tile(tile + 1, 4)
         n = len(CONFIDENCES)
@@ -179,6 +182,7 @@ def served(tmp_path_factory):
     detector = Detector()
     page = launch(detector, tmp_path_factory.mktemp("page"), host="127.0.0.1", port=0)
     yield page.local_url, detector
+    detector.gate.set()
     page.close(verbose=False)
     os.environ.pop("GRADIO_TEMP_DIR")
     if before is not None:
@@ -192,11 +196,11 @@ def tab(chromium, served):
     detector.calls.clear()
     detector.gate.set()
     context = chromium.new_context(viewport={"width": 1280, "height": 900}, accept_downloads=True)
+    context.set_default_timeout(PATIENCE * 1000)
     tab, faults = context.new_page(), []
     tab.on("pageerror", lambda error: faults.append(f"script: {error}"))
     tab.on("request", lambda r: None if r.url.startswith((url, "data:", "blob:")) else faults.append(r.url))
     tab.on("console", lambda m: faults.append(m.text) if "Content Security Policy" in m.text else None)
-    tab.set_default_timeout(20_000)
     tab.goto(url)
     tab.locator("#start").wait_for()
     yield tab
@@ -208,7 +212,7 @@ def count(tab):
     return int(tab.locator(".headline strong").inner_text())
 
 
-def becomes(read, wanted, seconds=10):
+def becomes(read, wanted, seconds=PATIENCE):
     end = time.monotonic() + seconds
     while (value := read()) != wanted and time.monotonic() < end:
         time.sleep(0.05)
@@ -223,7 +227,9 @@ def set_confidence(tab, value):
 
 def drop(tab, *files):
     tab.locator("#slides input[type=file]").set_input_files([str(file) for file in files])
-    tab.get_by_text(files[-1].stem).first.wait_for()
+    for file in files:
+        # The server has a file once the page links to it there.
+        tab.locator(f"#slides a[download='{file.name}']").wait_for(state="attached")
 
 
 @pytest.mark.browser
@@ -237,10 +243,8 @@ class TestPage:
         assert picture.evaluate("image => fetch(image.href.baseVal).then(answer => answer.status)") == 200
         rows = tab.locator("table.counts tbody tr").all_inner_texts()
         assert [row.split()[0] for row in rows] == ["Oryza", "<i>Betula</i>"]
-        began = time.monotonic()
         set_confidence(tab, 0.8)
         becomes(lambda: count(tab), sure(0.8))
-        assert time.monotonic() - began < 3
         becomes(lambda: tab.locator("#viewer .grains rect").count(), sure(0.8))
         assert served[1].calls == [("rice_sparse.jpg", LOWEST, None)]
 
@@ -281,7 +285,9 @@ class TestPage:
                 tab.locator(f"#get-{name}").click()
             assert download.value.suggested_filename == file
 
-    def test_cancel_keeps_what_was_read_and_frees_the_page(self, tab, served, tmp_path, slide):
+    def test_cancel_keeps_what_was_read_and_frees_the_page(self, tab, served, slide, monkeypatch):
+        arrived, cancel = threading.Event(), Session.cancel
+        monkeypatch.setattr(Session, "cancel", lambda session: (cancel(session), arrived.set()))
         slides = [slide.with_name(f"{number}.png") for number in range(6)]
         for copy in slides:
             shutil.copy(slide, copy)
@@ -290,6 +296,7 @@ class TestPage:
         tab.locator("#start").click()
         tab.locator(".progress", has_text="slide 1 of 6").wait_for()
         tab.locator("#stop").click()
+        assert arrived.wait(PATIENCE)
         served[1].gate.set()
         tab.locator(".troubles", has_text="Cancelled: 6 of 6 slides were not read").wait_for()
         assert len(served[1].calls) == 1
