@@ -21,6 +21,7 @@ import torch
 from .. import __version__
 from ..data.atomic import refuse_existing, replacing
 from ..errors import UsageError
+from .blocks.routing import RoutingAttention
 from .runtimes import FORMATS
 from .runtimes.exported import About, Exported, plain
 from .runtimes.graph import onnx_graph, packages
@@ -81,7 +82,7 @@ def export(
         imgsz: Side of the images in pixels, a multiple of 32.
         batch: Images at once.
         dynamic: Takes any number of images of any sides that are multiples of 32, in place of `imgsz` and `batch`; an
-            engine up to 16 images with sides up to twice `imgsz`.
+            engine up to 16 images with sides up to twice `imgsz`. Not for BiFormer.
         half: Half the size: numbers that half precision holds exactly are stored in it, with the same results. For
             this give a name or a file: in a detector normalisation is folded into the weights, which are not such
             numbers any more. An engine also computes in half precision, which can be too far away to be written.
@@ -109,6 +110,11 @@ def export(
         _tensorrt()
     packages("onnx", "onnxruntime", *(["openvino"] if format == "openvino" else []))
     network, known = _network(model, fused=not half)
+    if dynamic and any(isinstance(part, RoutingAttention) for part in network.modules()):
+        raise UsageError(
+            f"dynamic: {known['name']} has routing attention, whose regions are laid out for one size of map; leave "
+            "it out, and give imgsz"
+        )
     about = About(**known, imgsz=imgsz, batch=batch, dynamic=dynamic, half=half, version=__version__)
     reference = copy.deepcopy(network).fuse()
     channels = network.yaml.get("channels", 3)

@@ -30,7 +30,11 @@ from . import options as shared
     help="Side of the images that it will take, pixels; a multiple of 32.",
 )
 @click.option("--batch", type=click.IntRange(min=1), default=1, show_default=True, help="Images that it takes at once.")
-@click.option("--dynamic", is_flag=True, help="Take any number of images of any size instead, as detection needs it.")
+@click.option(
+    "--dynamic",
+    is_flag=True,
+    help="Take any number of images of any size instead, as detection needs it. Not for BiFormer.",
+)
 @click.option("--half", is_flag=True, help="Half the size: store in half precision what loses nothing by it.")
 @click.option(
     "--large-kernels",

@@ -298,6 +298,38 @@ def test_other_shapes_are_not_written_either(tmp_path, monkeypatch):
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.parametrize(
+    ("forward", "message"),
+    [
+        (
+            lambda y, x: y.reshape(1, 7, 84),
+            r"expected the runtime to run .*got \[ONNXRuntimeError\].*without --dynamic",
+        ),
+        (lambda y, x: torch.fft.fft2(x).abs(), r"palyno: expected a network that ONNX 17 can say, got .*fft_fft2"),
+    ],
+)
+def test_a_network_that_the_runtime_cannot_run_is_refused_and_says_so(tmp_path, monkeypatch, forward, message):
+    rewrite = graph._rewrite
+
+    def other(network, *others):
+        rewrite(network, *others)
+        right = network.forward
+        network.forward = lambda images: forward(right(images), images)
+
+    monkeypatch.setattr(graph, "_rewrite", other)
+    with pytest.raises(PalynoError, match=message):
+        export_onnx(tiny("none"), tmp_path / "x.onnx", imgsz=64, dynamic=True)
+    assert not list(tmp_path.iterdir())
+
+
+def test_regions_of_routing_attention_are_laid_out_for_one_size(tmp_path):
+    model = build("biformer-nano-yolo", classes=2).eval()
+    with pytest.raises(UsageError, match="dynamic: palyno has routing attention"):
+        export_onnx(model, tmp_path / "x.onnx", imgsz=64, dynamic=True)
+    done = export(model, tmp_path / "x.onnx", imgsz=64)
+    assert done.parity.boxes > 0 and done.parity.probability < 1e-5
+
+
 def test_a_detector_is_not_stored_in_halves_as_its_weights_are_folded(tmp_path, shipped):
     with pytest.raises(UsageError, match="half: expected the name of a model or a weights file"):
         export(shipped, tmp_path / "x.onnx", half=True)

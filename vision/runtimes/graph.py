@@ -37,6 +37,9 @@ def onnx_graph(network: Any, images: torch.Tensor, about: Mapping[str, Any], lar
         about: What goes into the metadata as `palyno`; of it `dynamic` leaves the batch and both sides open, and `half`
             stores what half precision holds exactly in half precision.
         large_kernels: `auto`, `conv` or `dft`, see `palyno.vision.export`.
+
+    Raises:
+        PalynoError: ONNX has no words for a part of it, or a package is not installed.
     """
     (onnx,) = packages("onnx")
     _rewrite(network, _sizes(network, images), large_kernels, about["dynamic"])
@@ -45,18 +48,25 @@ def onnx_graph(network: Any, images: torch.Tensor, about: Mapping[str, Any], lar
     with warnings.catch_warnings(), torch.no_grad():
         # Of constants that shapes become in a trace: where sizes are fixed that is meant, else the check finds it out.
         warnings.simplefilter("ignore")
-        torch.onnx.export(
-            network,
-            (images,),
-            file,  # type: ignore[arg-type]
-            dynamo=False,
-            opset_version=OPSET,
-            # Else normalisation is folded into weights, which half precision then does not hold; runtimes do it, too.
-            training=torch.onnx.TrainingMode.PRESERVE,
-            input_names=["images"],
-            output_names=["output0"],
-            dynamic_axes=axes if about["dynamic"] else None,
-        )
+        try:
+            torch.onnx.export(
+                network,
+                (images,),
+                file,  # type: ignore[arg-type]
+                dynamo=False,
+                opset_version=OPSET,
+                # Else normalisation is folded into weights, which half precision then does not hold; runtimes do it.
+                training=torch.onnx.TrainingMode.PRESERVE,
+                input_names=["images"],
+                output_names=["output0"],
+                dynamic_axes=axes if about["dynamic"] else None,
+            )
+        except (torch.onnx.OnnxExporterError, RuntimeError) as error:
+            said = (str(error).strip().splitlines() or [type(error).__name__])[0]
+            raise PalynoError(
+                f"{about['name']}: expected a network that ONNX {OPSET} can say, got {said}; take another backbone, or "
+                "run the weights themselves"
+            ) from error
     graph = onnx.load_from_string(file.getvalue())
     graph.producer_name, graph.producer_version = "palyno", __version__
     if about["half"]:

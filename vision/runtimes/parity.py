@@ -72,13 +72,14 @@ def compare(expected: Any, exported: Exported, images: Sequence[torch.Tensor]) -
         images: (1, C, H, W) each.
 
     Raises:
-        PalynoError: Another shape, or boxes or probabilities further away than `BOX_ERROR` and `SCORE_ERROR`.
+        PalynoError: The runtime cannot run the network, another shape, or boxes or probabilities further away than
+            `BOX_ERROR` and `SCORE_ERROR`.
     """
     box, score, boxes = [0.0], [0.0], 0
     size = exported.about.batch if not exported.about.dynamic else 2
     for first in images:
         batch = torch.cat([first, *[first.flip(3)] * (size - 1)])
-        there, here = exported(batch.to(exported.device)).float().cpu(), expected(batch)
+        there, here = _run(exported, batch), expected(batch)
         if here.shape != there.shape:
             raise PalynoError(
                 f"expected an output of {tuple(here.shape)} from the exported network, got {tuple(there.shape)}; no "
@@ -101,6 +102,21 @@ def compare(expected: Any, exported: Exported, images: Sequence[torch.Tensor]) -
             'large_kernels="conv", or leave out half precision or --dynamic'
         )
     return parity
+
+
+def _run(exported: Exported, batch: torch.Tensor) -> torch.Tensor:
+    try:
+        return exported(batch.to(exported.device)).float().cpu()
+    except PalynoError:
+        raise
+    except Exception as error:
+        # Runtimes have exceptions of their own.
+        said = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        advice = "export without --dynamic, at one --imgsz" if exported.about.dynamic else "use another --format"
+        raise PalynoError(
+            f"expected the runtime to run the exported network on images {tuple(batch.shape)}, got {said}; no file was "
+            f"written, {advice}"
+        ) from error
 
 
 def _partners(ours: np.ndarray, theirs: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
