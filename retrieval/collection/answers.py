@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Collection, Mapping, Sequence
-from itertools import chain
 
 import numpy as np
 
@@ -74,8 +73,8 @@ def hits_by_vectors(asked: Asked, found: Found, records: Mapping[int, Record], p
     """Records whose vectors are the nearest.
 
     A query's `doubt` is told with how it was searched for. An encoder that can say more has `explain(query, vectors)`,
-    which gives the reasons of each vector, `ignores(query)`, which gives what is not in them, and `looks(vectors)`,
-    which gives the traits that grains seem to have.
+    which gives the reasons of each vector, with `guesses` where they are no more than that; `ignores(query)`, which
+    gives what is not in them; and `looks(vectors)`, which guesses the traits that grains seem to have.
 
     Args:
         asked: The query.
@@ -85,13 +84,14 @@ def hits_by_vectors(asked: Asked, found: Found, records: Mapping[int, Record], p
     """
     ids, scores = found.ids.tolist(), found.scores.clip(-1, 1).tolist()
     said: list[tuple[str, ...]] = [()] * len(ids)
-    how = f"near in {asked.space.entry.encoder_id}: {found.how}"
+    how, guessed = f"near in {asked.space.entry.encoder_id}: {found.how}", False
     if asked.words and ids and (explain := getattr(asked.encoder, "explain", None)):
         said = [tuple(more) for more in explain(asked.words, asked.space.backend.vectors(found.ids))]
+        guessed = any(said) and getattr(asked.encoder, "guesses", False)
     elif ids and (looks := getattr(partner, "looks", None)):
         seen, said = _traits(asked, found, records, looks)
-        how = f"the picture looks {', '.join(seen)}; {how}"
-    if any("looks" in one for one in (how, *chain(*said))):
+        how, guessed = f"the picture looks {', '.join(seen)}; {how}", True
+    if guessed:
         how += f"; {_GUESS}"
     if asked.doubt:
         how = f"{asked.doubt}; {how}"

@@ -92,9 +92,11 @@ def ask(query: Any, encoder: Encoder | str | None, spaces: Mapping[str, Space]) 
     if isinstance(query, str):
         return Asked(space, encode(encoder, [query]), query, encoder)
     picture = _picture(query)
-    stands_out = getattr(encoder, "stands_out", None)
-    doubt = "" if stands_out is None or stands_out([picture])[0] else _NO_GRAIN
-    return Asked(space, encode(encoder, [picture]), encoder=encoder, doubt=doubt)
+    if (encode_seen := getattr(encoder, "encode_seen", None)) is None:
+        return Asked(space, encode(encoder, [picture]), encoder=encoder)
+    vectors, seen = encode_seen([picture])
+    vector = as_vectors(vectors, encoder.dim, what=encoder.encoder_id)
+    return Asked(space, vector, encoder=encoder, doubt="" if seen[0] else _NO_GRAIN)
 
 
 def is_vector(query: Any) -> bool:

@@ -65,6 +65,8 @@ class WordsEncoder:
     """
 
     modality: Literal["text"] = "text"
+    # What `explain` says is a guess by the taxa that the weights were trained on, and answers say so.
+    guesses = True
 
     def __init__(self, weights: str | Path = NAME):
         self.path = find_encoder(weights)

@@ -74,19 +74,18 @@ def cut_crop(crop: np.ndarray) -> CutGrain:
     Raises:
         UsageError: Another kind of array.
     """
+    return _cut(crop)[0]
+
+
+def _cut(crop: np.ndarray) -> tuple[CutGrain, bool]:
+    """See `cut_crop`; and whether a grain stands out."""
     picture = _scaled(crop)
-    if (grain := _cut(picture)) is not None:
-        return grain
-    light = picture.astype(np.float32) + 1.0
-    return CutGrain(np.clip(light / corner_background(light), 0.0, 1.5), np.ones(picture.shape[:2], dtype=np.float32))
-
-
-def _cut(picture: np.ndarray) -> CutGrain | None:
-    """The grain of a picture; None where none stands out."""
     try:
-        return cut_grain(picture)
+        return cut_grain(picture), True
     except InputError:
-        return None
+        light = picture.astype(np.float32) + 1.0
+        whole = np.ones(picture.shape[:2], dtype=np.float32)
+        return CutGrain(np.clip(light / corner_background(light), 0.0, 1.5), whole), False
 
 
 def _scaled(crop: np.ndarray) -> np.ndarray:
@@ -162,16 +161,17 @@ class ImageEncoder:
         Raises:
             UsageError: Not such arrays.
         """
-        items = checked_list(items)
-        found = [np.empty((0, self.dim), np.float32)]
-        for start in range(0, len(items), self.batch):
-            cut = [cut_crop(item) for item in items[start : start + self.batch]]
-            found.append(self.encode_cut(cut))
-        return np.concatenate(found)
+        return self.encode_seen(items)[0]
 
-    def stands_out(self, items: Sequence[np.ndarray]) -> list[bool]:
-        """In which crops a grain stands out from what is around it; of the others, all of the crop is encoded."""
-        return [_cut(_scaled(item)) is not None for item in checked_list(items)]
+    def encode_seen(self, items: Sequence[np.ndarray]) -> tuple[np.ndarray, list[bool]]:
+        """Vectors as `encode` gives them, and in which crops a grain stands out; of the others all is encoded."""
+        items = checked_list(items)
+        vectors, seen = [np.empty((0, self.dim), np.float32)], []
+        for start in range(0, len(items), self.batch):
+            cut = [_cut(item) for item in items[start : start + self.batch]]
+            vectors.append(self.encode_cut([grain for grain, _ in cut]))
+            seen += [stands_out for _, stands_out in cut]
+        return np.concatenate(vectors), seen
 
     def encode_cut(self, grains: Sequence[CutGrain]) -> np.ndarray:
         """Vectors of grains that are cut already, (n, dim) float32."""

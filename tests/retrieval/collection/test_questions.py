@@ -93,7 +93,8 @@ def test_an_answer_says_what_it_is_and_why(collection):
 def test_an_encoder_that_can_explain_is_asked_with_the_vectors_found(collection):
     class Explaining(Colours):
         def explain(self, words, vectors):
-            return [(f"{words} by {vector[0]:.1f}",) for vector in vectors]
+            # Its own words are no sign of a guess.
+            return [(f"{words} looks by {vector[0]:.1f}",) for vector in vectors]
 
         def ignores(self, words):
             return ["large"] if "large" in words else []
@@ -102,9 +103,14 @@ def test_an_encoder_that_can_explain_is_asked_with_the_vectors_found(collection)
     assert large == "near in colours: all 4 compared; large: not in these vectors, filter by width_um and height_um"
     hits = collection.search("red", 2, encoder=Explaining("text"))
     assert [hit.reasons for hit in hits] == [
-        ("shares red", "red by 1.0", "near in colours: all 4 compared"),
-        ("red by 0.8", "near in colours: all 4 compared"),
+        ("shares red", "red looks by 1.0", "near in colours: all 4 compared"),
+        ("red looks by 0.8", "near in colours: all 4 compared"),
     ]
+    Explaining.guesses = True
+    guess = "near in colours: all 4 compared; what grains look to have is a guess by the taxa that were trained on"
+    assert {hit.reasons[-1] for hit in collection.search("red", 2, encoder=Explaining("text"))} == {guess}
+    Explaining.explain = lambda self, words, vectors: [()] * len(vectors)
+    assert collection.search("red", 1, encoder=Explaining("text"))[0].reasons[-1] == "near in colours: all 4 compared"
     assert collection.search(picture(9, 0, 0), 1)[0].reasons == ("near in colours: all 4 compared",)
 
 
@@ -216,8 +222,8 @@ def test_what_an_encoder_cannot_read_is_searched_by_words_and_says_so(collection
 
 def test_a_picture_in_which_no_grain_stands_out_is_told(collection):
     class Careful(Colours):
-        def stands_out(self, items):
-            return [np.asarray(item).min() < 200 for item in items]
+        def encode_seen(self, items):
+            return self.encode(items), [np.asarray(item).min() < 200 for item in items]
 
     with Collection.open(collection.path, encoders=[Careful("image")]) as opened:
         doubtful, sure = (opened.search(picture(*c), 1)[0].reasons[-1] for c in ((250, 240, 240), (9, 9, 250)))

@@ -8,6 +8,7 @@ from palyno.errors import RejectedModelError, UnknownModelError, UsageError
 from palyno.retrieval.collection import Collection, Record
 from palyno.retrieval.encoders import Encoder
 from palyno.retrieval.encoders.image import ImageEncoder
+from palyno.retrieval.encoders.image import encoder as module
 from palyno.retrieval.encoders.image.encoder import cut_crop
 from palyno.vision.weights import LOCK, find_encoder, find_model, shipped_models
 from PIL import Image
@@ -56,8 +57,10 @@ def test_vectors_have_unit_length_and_do_not_depend_on_what_is_beside(encoder):
 def test_it_tells_where_no_grain_stands_out(encoder):
     blank = np.full((90, 120, 3), (230, 228, 235), np.uint8)
     field = np.pad(crop("spiny", size=60), ((400, 400), (400, 400), (0, 0)), mode="edge")
-    assert encoder.stands_out([crop(kind) for kind in KINDS]) == [True, True, True]
-    assert encoder.stands_out([blank, field]) == [False, False] and encoder.stands_out([]) == []
+    crops = [*(crop(kind) for kind in KINDS), blank, field]
+    vectors, seen = encoder.encode_seen(crops)
+    assert seen == [True, True, True, False, False] and encoder.encode_seen([])[1] == []
+    assert np.array_equal(vectors, encoder.encode(crops))
 
 
 def test_stain_lamp_and_quarter_turns_change_little_and_the_kind_of_grain_much(encoder):
@@ -114,6 +117,18 @@ def test_a_collection_takes_it_for_pictures_without_being_told(encoder, tmp_path
     (found,) = json.loads(done.stdout)["lists"]
     assert (found["in"], found["encoder_id"]) == ("grains", encoder.encoder_id)
     assert found["hits"][0]["taxon"] == "spiny"
+
+
+def test_a_picture_to_search_with_is_cut_once(encoder, tmp_path, monkeypatch):
+    with Collection.create(tmp_path / "c") as made:
+        made.add([Record(kind="grain", slide="drawn", box=(0, 0, 9, 9))], encoder, items=[crop("spiny")])
+        cuts, cut = [], module.cut_grain
+        monkeypatch.setattr(module, "cut_grain", lambda picture: (cuts.append(picture.shape), cut(picture))[1])
+        (hit,) = made.search(crop("spiny", seed=5), encoder=encoder)
+        (doubtful,) = made.search(np.full((90, 120, 3), (230, 228, 235), np.uint8), encoder=encoder)
+    assert len(cuts) == 2 and hit.score > 0.5
+    assert hit.reasons[-1].find("no grain stands out") == -1
+    assert doubtful.reasons[-1].startswith("no grain stands out from the picture, so all of it was compared")
 
 
 def test_models_verify_covers_it_and_detect_refuses_it():
