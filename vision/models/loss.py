@@ -6,7 +6,8 @@ with 66 taxa that look alike the signal that tells two of them apart is a small 
     L_name = 1/|P| sum_{a in P} -log softmax(z_a)[c(a)],
 
 P the anchors that answer for a grain, z_a their class logits, c(a) the grain's class, compares the names of one grain
-with each other and with nothing else. What comes out is read as before, a sigmoid a class.
+with each other and with nothing else. What comes out is read as before, a sigmoid a class. A teacher's word, where the
+batch brings one, is added at the same anchors, see `distill`.
 """
 
 from __future__ import annotations
@@ -27,6 +28,9 @@ __all__ = ["NamingLoss", "criterion"]
 class NamingLoss(v8DetectionLoss):
     """ultralytics' detection loss with `model.yaml["naming_loss"]` times the cross-entropy of names in its class part.
 
+    Where the trainer's batch has a `Lesson`, as `lesson`, its divergences are added to the class part and to that of
+    the distribution.
+
     Args:
         model: The network, with its head last and the trainer's arguments.
         tal_topk: Anchors a grain that the assignment takes.
@@ -42,24 +46,30 @@ class NamingLoss(v8DetectionLoss):
     ) -> tuple[Any, torch.Tensor, dict[str, torch.Tensor]]:
         """As ultralytics': what was assigned; the parts (box, class, distribution); the parts to be logged."""
         assigned, loss, logged = super().get_assigned_targets_and_loss(preds, batch, **assign_kwargs)
+        lesson = batch.get("lesson")
+        classes = batch["cls"].view(-1).to(loss.device).long()
+        if not len(classes) or not (self.naming or lesson):
+            return assigned, loss, logged
+        gain: Any = self.hyp
         answers, grain = assigned[0], assigned[1]
-        logits = preds["scores"].permute(0, 2, 1)[answers].float()
+        image, anchor = answers.nonzero(as_tuple=True)
+        logits = preds["scores"][image, :, anchor].float()
         # Grains of all images in their order: the trainer's boxes come image by image.
-        owner = batch["batch_idx"].view(-1).to(grain.device).long()
+        owner = batch["batch_idx"].view(-1).to(loss.device).long()
         first = torch.bincount(owner, minlength=len(grain)).cumsum(0).roll(1)
         first[0] = 0
-        classes = batch["cls"].view(-1).to(grain.device).long()
-        if len(classes):
-            index = (grain + first[:, None])[answers]
-            names = F.cross_entropy(logits, classes[index], reduction="sum") / answers.sum().clamp(min=1)
-            gain: Any = self.hyp
+        named = classes[grain[image, anchor] + first[image]]
+        if self.naming:
+            names = F.cross_entropy(logits, named, reduction="sum") / max(len(named), 1)
             loss[1] = loss[1] + self.naming * gain.cls * names
-            logged[self.loss_names[1]] = loss[1].detach()
-        return assigned, loss, logged
+        if lesson:
+            loss[1] = loss[1] + gain.cls * lesson.names(logits, image, anchor, named)
+            if lesson.teacher.boxes:
+                loss[2] = loss[2] + gain.dfl * lesson.sides(preds["boxes"][image, :, anchor], image, anchor)
+        return assigned, loss, dict(zip(logged, loss.detach(), strict=True))
 
 
 def criterion(model: Any) -> Any:
     """The loss that a network with one of ultralytics' anchor-free heads is trained with."""
-    one = NamingLoss if model.yaml["naming_loss"] else v8DetectionLoss
     two = getattr(model.model[-1], "one2one_cv2", None) is not None
-    return E2ELoss(model, one) if two else one(model)
+    return E2ELoss(model, NamingLoss) if two else NamingLoss(model)

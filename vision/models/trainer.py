@@ -18,6 +18,7 @@ from ..feed.light import Light
 from ..feed.loader import DeviceLoader
 from ..weights import load_weights
 from .detection import PollenModel, assemble
+from .distill import Teacher
 from .peers import Peer
 from .tables import configure
 from .transfer import transfer
@@ -41,9 +42,14 @@ class PollenTrainer(DetectionTrainer):
         _callbacks: Its callbacks.
         config: A configuration to train instead of `overrides["model"]`; its key `start`, if there, is a weights file
             to start from, see `transfer`.
+
+    Attributes:
+        teacher: Who answers for each training batch before the network does, see `distill`; a callback sets it when
+            training starts, which a distributed or resumed run is given, too.
     """
 
     model: Any
+    teacher: Teacher | None = None
 
     def __init__(
         self,
@@ -101,6 +107,13 @@ class PollenTrainer(DetectionTrainer):
         super()._model_train()
         if isinstance(self.train_loader, DeviceLoader):
             self.train_loader.set_epoch(self.epoch)
+
+    def preprocess_batch(self, batch: dict[str, Any]) -> dict[str, Any]:
+        """ultralytics', of a batch for training; with what the teacher says of it, for the loss."""
+        batch = super().preprocess_batch(batch)
+        if self.teacher is not None:
+            batch["lesson"] = self.teacher(batch["img"])
+        return batch
 
     def set_model_attributes(self) -> None:
         """Gives the network the data set's class names, in its configuration too."""

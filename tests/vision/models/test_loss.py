@@ -84,21 +84,27 @@ def test_its_gradient_compares_names_and_nothing_else():
 
 
 @pytest.mark.parametrize(
-    ("name", "options", "kind", "inner"),
+    ("name", "options", "weight", "heads"),
     [
-        ("hieraedge-n", {}, NamingLoss, None),
-        ("hieraedge-published-n", {}, v8DetectionLoss, None),
-        ("yolo11n", {}, v8DetectionLoss, None),
-        ("yolo11n", {"naming_loss": 0.5}, NamingLoss, None),
-        ("yolo26n", {"naming_loss": 0.5}, E2ELoss, NamingLoss),
-        ("hieraedge-n", {"head": "one2one"}, E2ELoss, NamingLoss),
+        ("hieraedge-n", {}, 1.0, 1),
+        ("hieraedge-published-n", {}, 0.0, 1),
+        ("yolo11n", {}, 0.0, 1),
+        ("yolo11n", {"naming_loss": 0.5}, 0.5, 1),
+        ("yolo26n", {"naming_loss": 0.5}, 0.5, 2),
+        ("hieraedge-n", {"head": "one2one"}, 1.0, 2),
     ],
 )
-def test_which_networks_are_trained_with_it(name, options, kind, inner):
+def test_which_networks_are_trained_with_it(name, options, weight, heads):
     made = network(name, **options).init_criterion()
-    assert type(made) is kind
-    if inner:
-        assert type(made.one2many) is type(made.one2one) is inner
+    assert type(made) is (NamingLoss if heads == 1 else E2ELoss)
+    inner = [made] if heads == 1 else [made.one2many, made.one2one]
+    assert [(type(one), one.naming) for one in inner] == [(NamingLoss, weight)] * heads
+
+
+def test_with_no_weight_it_is_ultralytics_loss():
+    what = batch()
+    model, predictions, loss = losses(0.0, what)
+    assert torch.equal(loss, v8DetectionLoss(model)(predictions, what)[0])
 
 
 @pytest.mark.parametrize("name", ["hieraedge-rtdetr", "rtdetr-l"])
