@@ -1,12 +1,11 @@
-r"""Texts to search in, from the files that laboratories have: notes, tables, and the exports of reference managers.
+"""Texts to search in, from the files that laboratories have: notes, tables, and the exports of reference managers.
 
     .txt           a text a paragraph; blank lines part them
     .jsonl         an object a line with `text`, `title` or both; `_id` or `id`; `taxon`; what else there is is kept
     .csv           the same as columns
     .bib, .ris     title and abstract of each entry; authors, year, DOI, keywords are kept
 
-An entry that cannot be read is left out and told with its place; the others of its file are kept. UTF-8 only. LaTeX's
-accents (`{\"u}`) become letters.
+An entry that cannot be read is left out and told with its place; the others of its file are kept. UTF-8 only.
 """
 
 from __future__ import annotations
@@ -16,7 +15,6 @@ import hashlib
 import io
 import json
 import re
-import unicodedata
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -24,6 +22,7 @@ from typing import Any
 
 from ..errors import AnnotationError, UsageError
 from .annotations.reading import read_text
+from .bibtex import read_bibtex
 
 __all__ = ["TEXT_SUFFIXES", "Passage", "Texts", "read_texts"]
 
@@ -196,120 +195,11 @@ def _ris(text: str) -> Iterator[Entry]:
         yield str(begun), "expected ER at the end, got none"
 
 
-_BIB_START = re.compile(r"^[ \t]*@\s*(\w+)\s*([{(])", re.MULTILINE)
-_BIB_NEXT = re.compile(r"@\s*(?!comment|string|preamble)(\w+)\s*([{(])", re.IGNORECASE)
-_BIB_FIELD = re.compile(r"\s*,?\s*([\w:.-]+)\s*=\s*")
-_BIB_NOT_ENTRIES = ("comment", "string", "preamble")
-_BIB_KEPT = {"year": "year", "doi": "doi", "journal": "journal", "url": "url", "language": "language"}
-
-
-def _bib(text: str) -> Iterator[Entry]:
-    starts = [match for match in _BIB_START.finditer(text) if match[1].lower() not in _BIB_NOT_ENTRIES]
-    ends = [match.start() for match in _BIB_START.finditer(text)] + [len(text)]
-    for match in starts:
-        # The next entry bounds this one, so that a brace that is never closed spoils no other.
-        end = next(end for end in ends if end > match.start())
-        at: re.Match[str] | None = match
-        while at is not None:
-            place = str(text.count("\n", 0, at.start()) + 1)
-            body = text[at.end() : end].rstrip()
-            try:
-                entry, stop = _bib_entry(at[1].lower(), body, ")" if at[2] == "(" else "}")
-            except ValueError as error:
-                yield place, str(error)
-                break
-            yield place, entry
-            # Another one may begin in the line in which this one ends.
-            at = _BIB_NEXT.search(text, at.end() + stop, end)
-
-
-def _bib_entry(kind: str, body: str, closing: str) -> tuple[dict[str, Any], int]:
-    """An entry, and where in the body it ends."""
-    key, comma, _ = body.partition(",")
-    if not comma or not key.strip():
-        raise ValueError("expected a key and fields, got none")
-    entry: dict[str, Any] = {"id": key.strip(), "type": kind}
-    at = len(key)
-    while True:
-        match = _BIB_FIELD.match(body, at)
-        if not match:
-            break
-        raw, at = _bib_value(body, match.end())
-        name, value = match[1].lower(), _plain(raw)
-        if name in ("title", "abstract"):
-            entry[name] = value
-        elif name == "author":
-            entry["authors"] = [_plain(author) for author in re.split(r"\s+and\s+", raw) if author.strip()]
-        elif name == "keywords":
-            entry["keywords"] = [word for word in re.split(r"\s*[;,]\s*", value) if word]
-        elif name in _BIB_KEPT:
-            entry[_BIB_KEPT[name]] = value
-    rest = body[at:].lstrip(", \t\r\n")
-    if not rest.startswith(closing):
-        raise ValueError(f"expected {closing} at its end, got {rest[:30].strip() or 'nothing'!r}")
-    return entry, len(body) - len(rest) + 1
-
-
-def _bib_value(body: str, at: int) -> tuple[str, int]:
-    """A value that begins at a place, pieces joined by `#` together, and where it ends."""
-    pieces = []
-    while True:
-        if at < len(body) and body[at] in '{"':
-            end = _bib_close(body, at)
-            pieces.append(body[at + 1 : end])
-            at = end + 1
-        else:
-            match = re.compile(r"[^\s,#{}()]+").match(body, at)
-            if not match:
-                raise ValueError(f"expected a value, got {body[at : at + 20]!r}")
-            pieces.append(match[0])
-            at = match.end()
-        match = re.compile(r"\s*#\s*").match(body, at)
-        if not match:
-            return "".join(pieces), at
-        at = match.end()
-
-
-def _bib_close(body: str, at: int) -> int:
-    """Where the brace or the quote that opens at a place is closed."""
-    depth, quoted = 0, body[at] == '"'
-    for place in range(at + quoted, len(body)):
-        character = body[place]
-        if body[place - 1] == "\\" and character in '{}"':
-            continue
-        depth += (character == "{") - (character == "}")
-        if (quoted and character == '"' and depth == 0) or (not quoted and depth == 0):
-            return place
-    raise ValueError("expected a closing brace or quote, got the end of the entry")
-
-
-_ACCENTS = dict(
-    zip(
-        "`'^\"~=.uvHcdbkr",
-        "\u0300\u0301\u0302\u0308\u0303\u0304\u0307\u0306\u030c\u030b\u0327\u0323\u0331\u0328\u030a",
-        strict=True,
-    )
-)
-_ACCENT = re.compile(r"\\([`'^\"~=.]|[uvHcdbkr](?![A-Za-z]))\s*(?:\{\s*\\?([A-Za-z])\s*\}|\\?([A-Za-z]))")
-_LETTERS = {"ss": "ß", "o": "ø", "O": "Ø", "l": "ł", "L": "Ł", "ae": "æ", "AE": "Æ", "oe": "œ", "OE": "Œ", "aa": "å"}
-_LETTERS |= {"AA": "Å", "i": "i", "j": "j", "times": "×", "mu": "µ", "textmu": "µ", "textdegree": "°"}
-_COMMAND = re.compile(r"\\([A-Za-z]+)\s*(?:\{\})?")
-
-
-def _plain(text: str) -> str:
-    """A value without LaTeX's marks."""
-    text = _ACCENT.sub(lambda match: (match[2] or match[3]) + _ACCENTS[match[1]], text)
-    text = _COMMAND.sub(lambda match: _LETTERS.get(match[1], ""), text)
-    text = re.sub(r"(?<!\\)[{}$]", "", text).replace("---", "—").replace("--", "–").replace("~", " ")
-    text = re.sub(r"\\(.)", r"\1", text)
-    return unicodedata.normalize("NFC", " ".join(text.split()))
-
-
 _READERS: dict[str, Callable[[str], Iterator[Entry]]] = {
     ".txt": _paragraphs,
     ".jsonl": _objects,
     ".csv": _table,
-    ".bib": _bib,
+    ".bib": read_bibtex,
     ".ris": _ris,
 }
 TEXT_SUFFIXES = tuple(_READERS)

@@ -79,7 +79,7 @@ def test_bibtex(read):
         "type": "article",
         "authors": ["Fægri, Knut", "Smíd, Ž.", "Øvstedal, D.", "Şen, A."],
         "year": "1989",
-        "journal": "grana Suppl.",
+        "journal": "Grana Suppl.",
         "keywords": ["pollen", "key", "wall"],
     }
     assert [first.key, second.key, third.key] == ["l.bib:moore91", "l.bib:round", "l.bib:last"]
@@ -95,6 +95,73 @@ def test_bibtex_with_several_entries_in_a_line_loses_none(read):
     assert [place for place, _ in found.skipped] == ["m.bib:2"]
     found = read("n.bib", "@misc{a, title={one}} @misc{b, title={two}\n@misc{c, title={three}}")
     assert texts(found) == ["one", "three"] and [place for place, _ in found.skipped] == ["n.bib:1"]
+
+
+STRINGS = r"""
+@String { RPP = {Rev. Palaeobot. Palynol.} } @string{suppl = " (Suppl.)"}
+@STRING(Grana = "Gr{\"a}na")
+@string{of-europe = "of northwest " # EUROPE}
+@string{europe = {Europe}}
+@string{flora = "The Northwest European Pollen Flora, " # {I}}
+@string{punt = "Punt, W."}
+@string{clarke = {Clarke, G. C. S.}}
+
+@article{punt76, author = punt # " and " # clarke, title = flora # "I: " # {Caryophyllaceae}, journal = rpp}
+@article{erdtman, title = "Notes " # of-europe, journal = GRANA # suppl, volume = 12 # "--" # 13}
+@string{rpp = "Review of Palaeobotany and Palynology"}
+@article{later, title = {Stone, {rpp}}, journal = RPP, year = 1993}
+@article{style, title = {An abbreviation of a style}, journal = jqs # suppl}
+"""
+
+
+def test_names_that_a_bibtex_file_gives_to_texts_are_put_in(read):
+    found = read("s.bib", STRINGS)
+    assert found.skipped == ()
+    assert {p.key.removeprefix("s.bib:"): (p.text, p.extra.get("journal")) for p in found.passages} == {
+        "punt76": ("The Northwest European Pollen Flora, II: Caryophyllaceae", "Rev. Palaeobot. Palynol."),
+        # What is given a name later does not count yet, as in BibTeX.
+        "erdtman": ("Notes of northwest EUROPE", "Gräna (Suppl.)"),
+        "later": ("Stone, rpp", "Review of Palaeobotany and Palynology"),
+        "style": ("An abbreviation of a style", "jqs (Suppl.)"),
+    }
+    assert found.passages[0].extra["authors"] == ["Punt, W.", "Clarke, G. C. S."]
+
+
+@pytest.mark.parametrize(
+    ("wrong", "why"),
+    [
+        ("@string{}", "expected NAME = value in @string, got '}'"),
+        ("@string{rpp}", "expected NAME = value"),
+        ('@string{1976 = "x"}', "expected NAME = value"),
+        ("@string{rpp = }", "expected a value"),
+        ('@string{rpp = "x" # }', "expected a value"),
+        ('@string{rpp = "never closed}', "expected a closing brace or quote"),
+        ('@string{rpp = "x", grana = "y"}', "expected } at its end, got 'grana"),
+    ],
+)
+def test_a_name_given_wrongly_is_told_and_the_entries_are_kept(read, wrong, why):
+    found = read("w.bib", f"{wrong}\n@misc{{a, title = {{One}}, journal = rpp, year = 1976}}")
+    ((place, told),) = found.skipped
+    assert place == "w.bib:1" and why in told
+    assert (found.passages[0].extra["journal"], found.passages[0].extra["year"]) == ("rpp", "1976")
+
+
+def test_comments_and_preambles_in_a_line_hide_no_entry_behind_them(read):
+    text = '@preamble{"\\def\\x{y}"} @misc{a, title={one}} @comment{@misc{b, title={two}}} @misc{c, title={three}}'
+    assert texts(read("p.bib", text)) == ["one", "three"]
+    assert texts(read("q.bib", "@comment(@misc{b, title={two}})\n@misc{c, title={three}}")) == ["three"]
+
+
+def test_names_that_double_each_other_fill_no_memory(read):
+    lines = ['@string{a0 = "pollen grains"}', *(f"@string{{a{i} = a{i - 1} # a{i - 1}}}" for i in range(1, 64))]
+    found = read("b.bib", "\n".join([*lines, "@misc{a, title = a63}", "@misc{b, title = {fine}}"]))
+    assert texts(found)[-1] == "fine" and max(map(len, texts(found))) < 10_000
+    assert {place.partition(":")[0] for place, _ in found.skipped} == {"b.bib"}
+    assert "to put in no more than ten times the file, got a12 again" in found.skipped[0][1]
+    # So do entries that use one long name each.
+    many = "\n".join(f"@misc{{k{i}, title = {{t{i}}}, journal = long}}" for i in range(3000))
+    found = read("m.bib", f"@string{{long = {{{'pollen ' * 5000}}}}}\n{many}")
+    assert sum(len(p.extra["journal"]) for p in found.passages) < 3_000_000 and len(found.skipped) > 2900
 
 
 RIS = """TY  - JOUR
