@@ -21,6 +21,9 @@ __all__ = ["CACHES", "TrainSettings", "known_classes", "train"]
 
 CACHES = ("none", "ram", "host", "gpu")
 
+# With a teacher, where nothing else is said.
+DISTILLED = {"distill": 1.0, "distill_temperature": 2.0, "distill_boxes": 0.0}
+
 
 @dataclass(frozen=True)
 class TrainSettings:
@@ -49,6 +52,11 @@ class TrainSettings:
         head: See `palyno.vision.models.heads`; the table's if None.
         options: Values for further options of the table, such as `{"kernel": 13}`.
         naming_loss: Weight of the cross-entropy of names, see `palyno.vision.models.loss`; the table's if None.
+        teacher: Trained weights to learn names from beside the labels, a name that ships or a file, of any table with
+            the same grid of anchors, see `palyno.vision.models.distill`. None learns from the labels alone.
+        distill: Weight of what the teacher says of names, beside 1 of the labels' own loss; 1 if None.
+        distill_temperature: What both networks' logits are divided by to compare them; 2 if None.
+        distill_boxes: Weight of what it says of the boxes' sides; 0 if None.
         validate_every: Epochs between validations; the last fifth of the epochs, at most ten, are all validated.
         naming_threshold: Share of its confidence that a name must have, see `palyno.vision.naming`; to be chosen on
             validation data.
@@ -78,6 +86,10 @@ class TrainSettings:
     head: str | None = None
     options: Mapping[str, str | int] = field(default_factory=dict)
     naming_loss: float | None = None
+    teacher: str | Path | None = None
+    distill: float | None = None
+    distill_temperature: float | None = None
+    distill_boxes: float | None = None
     validate_every: int = 1
     naming_threshold: float = 0.5
     deterministic: bool = False
@@ -103,6 +115,23 @@ class TrainSettings:
             raise UsageError(f"{', '.join(table)}: weights bring their layer table; leave out one of the two")
         if self.degrees and self.cache not in ("gpu", "host"):
             raise UsageError("degrees: only with cache='gpu' or 'host'")
+        self._fill_distilled()
+
+    def _fill_distilled(self) -> None:
+        """Says what a teacher's word weighs, where there is one."""
+        given = [name for name in DISTILLED if getattr(self, name) is not None]
+        if self.teacher is None:
+            if given:
+                raise UsageError(f"{', '.join(given)}: expected a teacher too, got none; name one, or leave these out")
+            return
+        for name, value in DISTILLED.items():
+            if name not in given:
+                object.__setattr__(self, name, value)
+            got = getattr(self, name)
+            if not 0 <= got < math.inf or (name == "distill_temperature" and not got):
+                raise UsageError(f"{name}: expected a number {'above' if 'temp' in name else 'from'} 0, got {got}")
+        if not self.distill and not self.distill_boxes:
+            raise UsageError("distill: expected more than 0, got 0 and no distill_boxes; leave the teacher out")
 
 
 def known_classes(data: Path, weights: str | Path) -> tuple[list[str], list[str]]:
@@ -136,8 +165,9 @@ def train(settings: TrainSettings, *, resume: bool = False) -> Path:
 
     Raises:
         InputError: The data set is missing or has no training images.
-        UsageError: `out` holds a finished or unfinished run and `resume` was not asked for, or there is none to resume.
-        UnknownModelError: No such weights to start from.
+        UsageError: `out` holds a finished or unfinished run and `resume` was not asked for, or there is none to resume;
+            or teacher and model cannot be compared anchor by anchor.
+        UnknownModelError: No such weights to start from or to learn from.
         RejectedModelError: They are not what they should be.
     """
     names = _class_names(settings.data)
@@ -149,10 +179,11 @@ def train(settings: TrainSettings, *, resume: bool = False) -> Path:
         raise UsageError(f"{run}: expected a new or empty folder; it holds files; give another, or --resume")
     if resume:
         settings = _as_begun(settings)
-    file, start = (None, None) if settings.weights is None else _start(settings.weights)
-    run.mkdir(parents=True, exist_ok=True)
+    file, start = (None, None) if settings.weights is None else _trained(settings.weights)
+    source, tutor = (None, None) if settings.teacher is None else _trained(settings.teacher)
     offline.switch_off()
     offline.provide_fonts()
+    from .models.distill import Teaching
     from .models.trainer import PollenYOLO
 
     if resume:
@@ -163,13 +194,20 @@ def train(settings: TrainSettings, *, resume: bool = False) -> Path:
         table = settings.model if start is None else start.config
         yolo = PollenYOLO(table, classes=names, start=file, **(chosen | dict(settings.options)))
         arguments = _arguments(settings)
+    if source is not None and tutor is not None:
+        weights = (getattr(settings, name) for name in DISTILLED)
+        teaching = Teaching(source.resolve(), tutor.sha256, *weights)
+        teaching.teacher(yolo.model)  # Here, before anything is written, it is told if it cannot teach.
+        yolo.add_callback("on_train_start", teaching)
+    run.mkdir(parents=True, exist_ok=True)
+    if not resume:
         _note(settings)
     yolo.add_callback("on_train_epoch_start", _validate_when_due(settings.validate_every))
     yolo.train(**arguments)
     if not resume:
         _note(settings)  # Again: a distributed run empties its folder when it starts.
     metrics = dict(getattr(yolo.trainer, "metrics", None) or {})
-    path = export_checkpoint(run / "weights" / "best.pt", run, settings, metrics=metrics, start=start)
+    path = export_checkpoint(run / "weights" / "best.pt", run, settings, metrics=metrics, start=start, tutor=tutor)
     return _sure_of_names(path, settings)
 
 
@@ -185,7 +223,12 @@ def _sure_of_names(path: Path, settings: TrainSettings) -> Path:
 
 
 def export_checkpoint(
-    checkpoint: Path, out: Path, settings: TrainSettings, metrics: dict[str, Any], start: Metadata | None = None
+    checkpoint: Path,
+    out: Path,
+    settings: TrainSettings,
+    metrics: dict[str, Any],
+    start: Metadata | None = None,
+    tutor: Metadata | None = None,
 ) -> Path:
     """Turns a checkpoint of one's own run (a pickle) into weights that `load` accepts.
 
@@ -195,6 +238,7 @@ def export_checkpoint(
         settings: The recipe, which the weights keep.
         metrics: Figures on validation images, which they keep too.
         start: The weights that training started from.
+        tutor: The teacher's.
 
     Returns:
         `out/NAME.safetensors`.
@@ -208,6 +252,7 @@ def export_checkpoint(
     recipe = {k: v for k, v in asdict(settings).items() if k not in {"data", "out", "device", "workers", "cache"}}
     if start is not None:
         recipe |= {"model": start.name, "weights": start.sha256}
+    recipe["teacher"] = None if tutor is None else {"name": tutor.name, "sha256": tutor.sha256}
     path = out / f"{name}.safetensors"
     training = {
         "palyno": __version__,
@@ -239,8 +284,8 @@ def _as_begun(settings: TrainSettings) -> TrainSettings:
     return replace(settings, **{key: value for key, value in noted.items() if key in own})
 
 
-def _start(weights: str | Path) -> tuple[Path, Metadata]:
-    """The file that training starts from, checked where it ships, and what it says about itself."""
+def _trained(weights: str | Path) -> tuple[Path, Metadata]:
+    """The file of trained weights, checked where it ships, and what it says about itself."""
     from .weights import find_model, load_weights
 
     path, shipped = find_model(weights)

@@ -51,6 +51,22 @@ from ...errors import UsageError
     type=click.FloatRange(0),
     help="Weight of the cross-entropy of names; the model's if not given.",
 )
+@click.option(
+    "--teacher",
+    metavar="NAME|FILE",
+    help="Learn names from a trained detector, too, mostly a larger one: what it says of every grain.",
+)
+@click.option("--distill", type=click.FloatRange(0), help="Weight of what the teacher says of names.  [default: 1]")
+@click.option(
+    "--distill-temperature",
+    type=click.FloatRange(0, min_open=True),
+    help="What logits are divided by to compare names.  [default: 2]",
+)
+@click.option(
+    "--distill-boxes",
+    type=click.FloatRange(0),
+    help="Weight of what the teacher says of the sides of boxes.  [default: 0]",
+)
 @click.option("--validate-every", default=1, show_default=True, type=int, help="Epochs between validations.")
 @click.option(
     "--naming-threshold",
@@ -93,6 +109,10 @@ def train(model: str | None, resume: bool, options: tuple[str, ...], **settings:
         known, new = known_classes(settings["data"], settings["weights"])
         named = f"; new to it: {', '.join(new)}" if new else ""
         click.echo(f"{settings['weights']} knows {len(known)} of {len(known) + len(new)} classes{named}", err=True)
+    if settings["teacher"]:
+        known, new = known_classes(settings["data"], settings["teacher"])
+        named = f"; not {', '.join(new)}" if new else ""
+        click.echo(f"{settings['teacher']} teaches {len(known)} of {len(known) + len(new)} classes{named}", err=True)
     path = run(TrainSettings(model=model, options=dict(map(_option, options)), **settings), resume=resume)
     click.echo(f"weights: {path}", err=True)
 

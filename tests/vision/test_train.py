@@ -11,6 +11,8 @@ import pytest
 from palyno.data.compose import Recipe, compose_dataset
 from palyno.data.scene import SceneSettings
 from palyno.errors import InputError, UnknownModelError, UsageError
+from palyno.vision.models.detection import build
+from palyno.vision.models.distill import Teacher
 from palyno.vision.train import TrainSettings, _arguments, _as_begun, known_classes, train
 from palyno.vision.validate import read_split, validate
 from palyno.vision.weights import load_weights
@@ -88,6 +90,59 @@ def test_training_goes_on_from_weights_and_says_from_which(run, scenes, tmp_path
     assert known_classes(data, "hieraedge-n")[1]
 
 
+def test_a_teacher_teaches_a_resumed_run_too_and_is_named_in_the_weights_but_no_part_of_them(
+    run, scenes, tmp_path, monkeypatch
+):
+    class PowerCut(Exception):
+        pass
+
+    def cut(trainer):
+        if trainer.epoch == 1:
+            raise PowerCut
+
+    lessons = []
+
+    class Watched(Teacher):
+        def __call__(self, images):
+            lesson = super().__call__(images)
+            lessons.append((tuple(images.shape), lesson.scores.requires_grad))
+            return lesson
+
+    monkeypatch.setattr("palyno.vision.models.distill.Teacher", Watched)
+    weights, data, out = run[1], scenes / "data.yaml", tmp_path / "pupil"
+    tiny = TrainSettings(
+        data, out, teacher=weights, distill=0.5, epochs=2, batch=3, imgsz=128, device="cpu", workers=0, name="pupil"
+    )
+    with monkeypatch.context() as patch, pytest.raises(PowerCut):
+        patch.setattr("palyno.vision.train._validate_when_due", lambda every: cut)
+        train(tiny)
+    # Six images are two batches, and the two of validation none.
+    assert lessons == [((3, 3, 128, 128), False)] * 2
+    path = train(TrainSettings(data, out, device="cpu"), resume=True)
+    assert lessons == [((3, 3, 128, 128), False)] * 4
+    taught = palyno.load(weights, device="cpu").metadata
+    pupil = palyno.load(path, device="cpu").metadata
+    recipe = pupil.training["recipe"]
+    assert recipe["teacher"] == {"name": "tiny", "sha256": taught.sha256}
+    assert [recipe[key] for key in ("distill", "distill_temperature", "distill_boxes")] == [0.5, 2.0, 0.0]
+    assert str(tmp_path) not in json.dumps(dict(pupil.training)) and str(weights) not in json.dumps(
+        dict(pupil.training)
+    )
+    assert load_weights(path)[0].state_dict().keys() == build("hieraedge-n", classes=3).state_dict().keys()
+    for checkpoint in (out / "weights").iterdir():
+        content = checkpoint.read_bytes()
+        assert b"palyno.vision.models.detection" in content and b"palyno.vision.models.distill" not in content
+
+
+def test_who_cannot_teach_is_refused_before_anything_is_written(run, scenes, tmp_path):
+    weights, data = run[1], scenes / "data.yaml"
+    with pytest.raises(UsageError, match="model: expected a head whose anchors lie on a grid"):
+        train(TrainSettings(data, tmp_path / "out", model="hieraedge-rtdetr", teacher=weights, device="cpu"))
+    with pytest.raises(UnknownModelError, match="nothing-like-it"):
+        train(TrainSettings(data, tmp_path / "out", teacher="nothing-like-it"))
+    assert not (tmp_path / "out").exists()
+
+
 def test_weight_decay_is_of_weights_alone(scenes, tmp_path):
     from palyno.vision.models.trainer import PollenTrainer, PollenYOLO
 
@@ -129,6 +184,10 @@ def test_there_must_be_something_to_resume(scenes, tmp_path):
         ({"weight_decay": -0.1}, "weight_decay: expected 0 to 1"),
         ({"device": "gpu"}, "device: expected auto, cpu, cuda, cuda:N, cuda:N,M or mps, got 'gpu'"),
         ({"device": "cuda:0,1,2", "batch": 16}, "batch: expected a multiple of 3, the number of GPUs, got 16"),
+        ({"distill": 1.0, "distill_boxes": 0.5}, "distill, distill_boxes: expected a teacher too, got none"),
+        ({"teacher": "hieraedge-n", "distill": -1.0}, "distill: expected a number from 0, got -1"),
+        ({"teacher": "hieraedge-n", "distill_temperature": 0.0}, "distill_temperature: expected a number above 0"),
+        ({"teacher": "hieraedge-n", "distill": 0.0}, "distill: expected more than 0, got 0 and no distill_boxes"),
         ({"cache": "disk"}, "cache: expected one of none, ram, host, gpu"),
     ],
 )
