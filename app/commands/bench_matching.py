@@ -49,11 +49,7 @@ def matching(
     from ..bench_matching import bench_matching, read_material
     from ..matching_tables import tables
 
-    def told(line: str) -> None:
-        if not quiet:
-            click.echo(line, err=True)
-
-    with figures.measuring():
+    with figures.measuring(quiet=quiet) as told:
         material = read_material(
             pictures,
             atlas,
@@ -63,4 +59,4 @@ def matching(
             on_picture=lambda done, of: told(f"{done} of {of} pictures"),
         )
         measured = bench_matching(material, seeds=seeds, direction_seeds=direction_seeds, steps=steps, on_row=told)
-    figures.give(measured, lambda document: click.echo(tables(document)))
+    figures.give(measured, lambda document: click.echo(tables(document)), quiet=quiet)

@@ -40,11 +40,7 @@ def regions(
     from ...retrieval.encoders.image import ImageEncoder, RegionEncoder
     from ..bench_regions import bench_regions, tables
 
-    def told(line: str) -> None:
-        if not quiet:
-            click.echo(line, err=True)
-
-    with figures.measuring():
+    with figures.measuring(quiet=quiet) as told:
         measured = bench_regions(
             scenes,
             RegionEncoder(regions, detector=model, device=device),
@@ -54,4 +50,4 @@ def regions(
             grey=grey,
             on_scene=told,
         )
-    figures.give(measured, lambda document: click.echo(tables(document)))
+    figures.give(measured, lambda document: click.echo(tables(document)), quiet=quiet)

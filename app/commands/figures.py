@@ -39,28 +39,39 @@ class Figures:
     as_json: bool = False
 
     @contextlib.contextmanager
-    def measuring(self) -> Iterator[None]:
+    def measuring(self, *, quiet: bool = False) -> Iterator[Callable[[str], None]]:
         """Around what takes long: a file that must not be replaced is told before, and libraries print on stderr.
 
+        Args:
+            quiet: Nothing is said but errors, and `give` does not show the figures.
+
+        Yields:
+            What to tell how far it is: `tell_terminal`, or nothing.
+
         Raises:
-            UsageError: The file is there, and `overwrite` is off.
+            UsageError: The file is there, and `overwrite` is off; or `quiet` would leave nothing of the figures.
         """
         from ...data.atomic import refuse_existing
+        from ...errors import UsageError
 
+        if quiet and self.out is None and not self.as_json:
+            raise UsageError(
+                "--quiet: expected --out or --json with it, got neither, so that the figures would be lost"
+            )
         if self.out is not None:
             refuse_existing(self.out, overwrite=self.overwrite)
         with contextlib.redirect_stdout(sys.stderr):
-            yield
+            yield (lambda line: None) if quiet else tell_terminal
 
-    def give(self, figures: Any, show: Callable[[Any], None] = lambda figures: None) -> None:
-        """Writes the figures to the file, if any, and prints them: as JSON, or as `show` does."""
+    def give(self, figures: Any, show: Callable[[Any], None] = lambda figures: None, *, quiet: bool = False) -> None:
+        """Writes the figures to the file, if any, and prints them: as JSON, or unless `quiet` as `show` does."""
         from ...data.atomic import write_text
 
         if self.out is not None:
             write_text(self.out, json.dumps(figures, ensure_ascii=False, indent=1) + "\n", overwrite=self.overwrite)
         if self.as_json:
             click.echo(json.dumps(figures, ensure_ascii=False))
-        else:
+        elif not quiet:
             show(figures)
 
 

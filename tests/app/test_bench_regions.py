@@ -53,6 +53,17 @@ def test_of_the_same_picture_every_grain_finds_itself(scenes, encoders):
     assert f"{2 * count - 2} grains of {count - 1} taxa" in shown and "| 1.000 (1.000 to 1.000) | 1.000 of" in shown
 
 
+def test_quiet_is_quiet_and_loses_no_figures(scenes, tmp_path):
+    def run(*arguments):
+        return CliRunner().invoke(cli, ["bench", "regions", str(scenes[0]), "--device", "cpu", *arguments])
+
+    lost = run("--quiet")
+    assert lost.exit_code == 2 and "--quiet: expected --out or --json with it" in lost.stderr
+    done = run("--quiet", "--out", str(tmp_path / "r.json"))
+    assert (done.exit_code, done.output) == (0, "")
+    assert json.loads((tmp_path / "r.json").read_text())["recall_at_1"]
+
+
 @pytest.mark.parametrize("name", ["regions.json", "regions_grey.json"])
 def test_shipped_figures_are_of_the_weights_that_ship(encoders, name):
     document = json.loads((Path(__file__).parents[2] / "docs" / "results" / name).read_text(encoding="utf-8"))
