@@ -30,7 +30,10 @@ COMMANDS = {
     "serve": ("serve:serve", "Open the web page on this machine."),
     "index": ("index:index", "Keep a searchable collection of grains and texts."),
     "search": ("search:search", "Find grains and texts in a collection, by words or by a picture."),
-    "models": ("models:models", "List and verify the models that ship with palyno; convert published weights."),
+    "models": (
+        "models:models",
+        "List and verify the models that ship with palyno; convert, calibrate and split weights.",
+    ),
     "convert": ("convert:convert", "Convert boxes from one annotation format to another."),
     "compose": ("compose:compose", "Make training scenes with exact boxes from reference pictures of single grains."),
     "train": ("train:train", "Train a detector on a YOLO data set."),
