@@ -178,7 +178,8 @@ def split_stored(stored: Stored, out: str | Path, *, largest: int = LARGEST, ove
     """
     from safetensors.torch import save
 
-    header, tensors = stored.header(), stored.tensors()
+    # One entry: safetensors writes several in any order, and the parts would not be the same twice.
+    header, tensors = {"palyno": stored.header()["palyno"]}, stored.tensors()
     # No more than safetensors writes: eight bytes, the header, up to seven spaces; then of each tensor entry and data.
     fixed = 8 + 7 + len(json.dumps({"__metadata__": header}))
     sizes = {}
