@@ -201,8 +201,8 @@ def _compare(network: Any, student: Any, boxes: float) -> None:
         raise UsageError(f"teacher: expected images of {expected} channels, as the model's, got {got}; choose another")
     if boxes and not teaches.reg_max == learns.reg_max > 1:
         raise UsageError(
-            f"teacher: expected sides of {max(learns.reg_max, 2)} bins, got {teaches.reg_max} of the teacher and "
-            f"{learns.reg_max} of the model; distil names alone, or choose another teacher"
+            f"distill_boxes: expected sides of boxes over the same bins, two or more, got {teaches.reg_max} of the "
+            f"teacher and {learns.reg_max} of the model; distil names alone, or choose another teacher"
         )
 
 
