@@ -11,10 +11,10 @@ with logits z of the student and t of the teacher over the classes that both kno
 (Hinton et al., section 2: T^2 keeps the size of the gradient, T (q - p), which for large T tends to the difference of
 centred logits over |K|.) As in `loss`, softmax compares names with each other and does not say whether there is a
 grain; that the labels say. A student that has just begun takes anchors for a grain where the teacher would not answer,
-and what that says of names there is no better than a guess: so an anchor counts by the teacher's own confidence that
-there is a grain, s = 1 - prod_c (1 - sigmoid(t_c)). Sides of boxes, where they are asked for, follow in the same way:
-each is a distribution over bins, and the divergence is the mean over the four sides of all anchors that answer for a
-grain (localisation distillation, Zheng et al. 2022, arXiv 2102.12252, section 3).
+and what that says of names there is poor: so an anchor counts by the teacher's own confidence that there is a grain,
+s = 1 - prod_c (1 - sigmoid(t_c)). Sides of boxes, where they are asked for, follow in the same way: each is a
+distribution over bins, and the divergence is the mean over the four sides of all anchors that answer for a grain
+(localisation distillation, Zheng et al. 2022, arXiv 2102.12252, section 3).
 
 Anchors that answer for no grain are left out: scenes are composed, so no grain in them lacks its box, and there is
 nothing of names to be learned from what is none.
