@@ -149,13 +149,15 @@ def _precision_recall(figure: Any, report: Mapping[str, Any]) -> None:
         where="pre",
         color=BLUE,
         linewidth=1.8,
-        label=f"any grain, AP50 {report['AP50_any']:.3f}",
+        label="any grain" if report["AP50_any"] is None else f"any grain, AP50 {report['AP50_any']:.3f}",
     )
     if counts["found"] and counts["true"]:
         if intervals := report["intervals"]:
             for key, along in (("recall", "h"), ("precision", "v")):
                 fixed = counts["precision" if along == "h" else "recall"]
                 ends = intervals[key]
+                if ends[0] is None:
+                    continue
                 axes.plot(*((ends, [fixed] * 2) if along == "h" else ([fixed] * 2, ends)), color=ORANGE, linewidth=1.2)
         where = f"threshold {report['conf']:g}: precision {counts['precision']:.3f}, recall {counts['recall']:.3f}"
         axes.plot(counts["recall"], counts["precision"], "o", color=ORANGE, markersize=4.5, label=where, zorder=4)

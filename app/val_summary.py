@@ -26,15 +26,19 @@ def lines(report: Mapping[str, Any]) -> Iterator[str]:
     """
     counts, intervals = report["counts"], report["intervals"] or {}
 
-    def figure(name: str, value: float | None, percent: bool = False) -> str:
+    def figure(name: str, value: float | None, percent: bool = False, of: Mapping[str, Any] | None = intervals) -> str:
         show = (lambda v: f"{v:.1%}") if percent else (lambda v: f"{v:.3f}")
-        low, high = intervals.get(name) or (None, None)
+        low, high = (of or {}).get(name) or (None, None)
         return "none" if value is None else show(value) + (f" [{show(low)}, {show(high)}]" if low is not None else "")
 
     yield f"{report['model']} on {counts['images']} images of {report['split']}, {counts['true']} grains"
     yield (
         f"mAP50 {figure('mAP50', report['mAP50'])}   mAP50-95 {figure('mAP50-95', report['mAP50-95'])}   "
         f"AP50 of any grain {figure('AP50_any', report['AP50_any'])}"
+    )
+    yield (
+        f"AR {figure('AR', report['AR'])}   mAP50-95 of grains below 32 px {figure('AP_small', report['AP_small'])}, "
+        f"up to 96 px {figure('AP_medium', report['AP_medium'])}, above {figure('AP_large', report['AP_large'])}"
     )
     if chosen := report.get("chosen"):
         between = " (95 % of draws: {:g} to {:g})".format(*chosen["interval"]) if chosen["interval"] else ""
@@ -51,8 +55,8 @@ def lines(report: Mapping[str, Any]) -> Iterator[str]:
     for key, what in (("grain", "confidence"), ("name", "probability of the name")):
         if (one := report["calibration"][key])["number"]:
             yield (
-                f"calibration of the {what}: expected error {one['ece']:.3f}, Brier score {one['brier']:.3f} "
-                f"({one['number']} boxes)"
+                f"calibration of the {what}: expected error {figure('ece', one['ece'], of=one['intervals'])}, "
+                f"Brier score {figure('brier', one['brier'], of=one['intervals'])} ({one['number']} boxes)"
             )
     if worst := report["confusion"]["worst"][:5]:
         yield "most often confused: " + ", ".join(

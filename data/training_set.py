@@ -14,7 +14,7 @@ import numpy as np
 
 from ..errors import InputError, UsageError
 from .annotations import LabelledImage
-from .annotations.yolo import find_splits, label_lines, labels_of, read_classes, read_yolo
+from .annotations.yolo import find_root, find_splits, label_lines, labels_of, read_classes, read_yolo
 from .atomic import write_text
 
 __all__ = ["TrainingSet", "read_split_lists", "read_training_set", "write_training_set"]
@@ -78,7 +78,7 @@ def read_training_set(data: Path) -> TrainingSet:
         if not images[split]:
             raise InputError(f"{data}: {split}: expected pictures in {where}, found none")
         if not any(len(image) for image in images[split]):
-            labels = labels_of(data.parent / images[split][0].image)
+            labels = labels_of(find_root(data) / images[split][0].image)
             raise InputError(
                 f"{data}: {split}: expected boxes of grains in {where}, found none; labels are looked for in files "
                 f"such as {labels}"

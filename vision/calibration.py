@@ -20,7 +20,7 @@ from .confusion import agrees
 from .metrics import match
 from .results import SlideResult
 
-__all__ = ["Bin", "Calibration", "calibration", "grain_events", "name_events"]
+__all__ = ["Bin", "Calibration", "calibration", "calibration_draws", "grain_events", "name_events"]
 
 
 @dataclass(frozen=True)
@@ -69,13 +69,10 @@ def calibration(probability: np.ndarray, right: np.ndarray, bins: int = 15) -> C
     Raises:
         UsageError: A number that is no probability, or no bins.
     """
-    # Single precision puts 0.8 a hair above 0.8 and so into the next bin.
-    p = np.round(np.asarray(probability, np.float64), 7)
-    y = np.asarray(right, np.float64)
+    p, y = _exact(probability), np.asarray(right, np.float64)
     if bins < 1 or p.shape != y.shape or not ((p >= 0) & (p <= 1)).all():
         raise UsageError("expected at least one bin, and an outcome for each probability in [0, 1]")
-    edges = np.linspace(0, 1, bins + 1)
-    place = np.maximum(np.searchsorted(edges, p - 1e-9, side="right") - 1, 0)
+    edges, place = np.linspace(0, 1, bins + 1), _bin_of(p, bins)
     number = np.bincount(place, minlength=bins)
     mean = np.bincount(place, p, bins) / np.maximum(number, 1)
     share = np.bincount(place, y, bins) / np.maximum(number, 1)
@@ -88,6 +85,35 @@ def calibration(probability: np.ndarray, right: np.ndarray, bins: int = 15) -> C
             for low, high, n, m, s in zip(edges[:-1], edges[1:], number, mean, share, strict=True)
         ),
     )
+
+
+def calibration_draws(
+    parts: Sequence[tuple[np.ndarray, np.ndarray]], weights: np.ndarray, bins: int = 15
+) -> dict[str, np.ndarray]:
+    """`ece` and `brier` of `calibration` for each draw of images, (draws,) each; NaN where a draw has no boxes.
+
+    Args:
+        parts: Probabilities of each image's boxes, and whether each came true.
+        weights: How often each image was drawn, (draws, images).
+        bins: Bins of equal width.
+    """
+    gap, number, square = np.zeros((len(parts), bins)), np.zeros(len(parts)), np.zeros(len(parts))
+    for i, (probability, right) in enumerate(parts):
+        p, y = _exact(probability), np.asarray(right, np.float64)
+        gap[i] = np.bincount(_bin_of(p, bins), y - p, bins)
+        number[i], square[i] = len(p), ((p - y) ** 2).sum()
+    total = weights @ number
+    some = np.where(total > 0, total, np.nan)
+    return {"ece": np.abs(weights @ gap).sum(1) / some, "brier": weights @ square / some}
+
+
+def _exact(probability: np.ndarray) -> np.ndarray:
+    """Single precision puts 0.8 a hair above 0.8 and so into the next bin."""
+    return np.round(np.asarray(probability, np.float64), 7)
+
+
+def _bin_of(p: np.ndarray, bins: int) -> np.ndarray:
+    return np.maximum(np.searchsorted(np.linspace(0, 1, bins + 1), p - 1e-9, side="right") - 1, 0)
 
 
 def grain_events(truth: Sequence[LabelledImage], results: Sequence[SlideResult]) -> tuple[np.ndarray, np.ndarray]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import io
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,7 +17,7 @@ import numpy as np
 from ..data.annotations import LabelledImage
 from .metrics import coco_evaluation, match
 
-__all__ = ["Counted", "Ranked", "bootstrap", "counted", "draws", "interval", "ranked"]
+__all__ = ["Counted", "Ranked", "bootstrap", "counted", "draws", "interval", "ranked", "ranked_by_size", "varying"]
 
 # Where pycocotools reads precision off.
 _RECALLS = np.linspace(0, 1, 101)
@@ -31,11 +31,13 @@ class Ranked:
         image: (n,) which image each box is in.
         hit: (10, n) whether it is a true one.
         true: (images,) true boxes in each image.
+        counts: (10, n) whether it counts at all, which a box of another size of grain does not; None where all do.
     """
 
     image: np.ndarray
     hit: np.ndarray
     true: np.ndarray
+    counts: np.ndarray | None = None
 
     def precision(self, weights: np.ndarray) -> np.ndarray:
         """Average precision at each threshold for each draw.
@@ -52,6 +54,8 @@ class Ranked:
             drawn = weights[:, self.image].astype(np.float64)
             found = drawn.cumsum(1)
             for k, hit in enumerate(self.hit):
+                if self.counts is not None:
+                    found = (drawn * self.counts[k]).cumsum(1)
                 hits = (drawn * hit).cumsum(1)
                 precision = hits / np.maximum(found, np.spacing(1))
                 precision = np.maximum.accumulate(precision[:, ::-1], axis=1)[:, ::-1]
@@ -62,32 +66,57 @@ class Ranked:
         made[true == 0] = np.nan
         return made
 
+    def recall(self, weights: np.ndarray) -> np.ndarray:
+        """The highest recall at each threshold for each draw; arguments and shapes as `precision`'s."""
+        true = weights @ self.true
+        hits = weights[:, self.image].astype(np.float64) @ self.hit.T
+        return np.where(true[:, None] > 0, hits / np.maximum(true, 1)[:, None], np.nan)
+
 
 def ranked(truth: Sequence[LabelledImage], found: Sequence[LabelledImage], classes: Sequence[str]) -> list[Ranked]:
     """The boxes of each class, ready to be weighed; arguments as for `average_precision`."""
+    return _of_sizes(truth, found, classes, sizes=False)["all"]
+
+
+def ranked_by_size(
+    truth: Sequence[LabelledImage], found: Sequence[LabelledImage], classes: Sequence[str]
+) -> dict[str, list[Ranked]]:
+    """As `ranked`, for grains of `all` sizes, and for `small`, `medium` and `large` ones alone."""
+    return _of_sizes(truth, found, classes, sizes=True)
+
+
+def _of_sizes(
+    truth: Sequence[LabelledImage], found: Sequence[LabelledImage], classes: Sequence[str], sizes: bool
+) -> dict[str, list[Ranked]]:
     with contextlib.redirect_stdout(io.StringIO()):
-        evaluation = coco_evaluation(truth, found, classes, sizes=False)
+        evaluation = coco_evaluation(truth, found, classes, sizes=sizes)
     if evaluation is None:
         zero = np.zeros((10, 0), bool)
-        return [
+        nothing = [
             Ranked(np.zeros(0, int), zero, np.array([image.labels.count(name) for image in truth])) for name in classes
         ]
-    images = len(truth)
-    return [_ranked(evaluation.evalImgs[k * images : (k + 1) * images], images) for k in range(len(classes))]
+        return {"all": nothing}
+    names, images = evaluation.params.areaRngLbl, len(truth)
+    # By class, then by size, then by image.
+    parts = [evaluation.evalImgs[at : at + images] for at in range(0, len(evaluation.evalImgs), images)]
+    return {name: [_ranked(own, images) for own in parts[i :: len(names)]] for i, name in enumerate(names)}
 
 
 def _ranked(own: Sequence[Any], images: int) -> Ranked:
     true = np.zeros(images, int)
-    scores, where, hits = [np.zeros(0)], [np.zeros(0, int)], [np.zeros((10, 0), bool)]
+    scores, where = [np.zeros(0)], [np.zeros(0, int)]
+    hits, counts = [np.zeros((10, 0), bool)], [np.zeros((10, 0), bool)]
     for i, image in enumerate(own):
         if image is None:
             continue
-        true[i] = len(image["gtIds"])
+        true[i] = len(image["gtIds"]) - int(np.sum(image["gtIgnore"]))
         scores.append(np.array(image["dtScores"]))
         where.append(np.full(len(image["dtScores"]), i))
-        hits.append(np.array(image["dtMatches"]).reshape(10, -1) > 0)
+        counts.append(~np.array(image["dtIgnore"], bool).reshape(10, -1))
+        hits.append((np.array(image["dtMatches"]).reshape(10, -1) > 0) & counts[-1])
     order = np.argsort(-np.concatenate(scores), kind="mergesort")
-    return Ranked(np.concatenate(where)[order], np.concatenate(hits, 1)[:, order], true)
+    some = np.concatenate(counts, 1)[:, order]
+    return Ranked(np.concatenate(where)[order], np.concatenate(hits, 1)[:, order], true, None if some.all() else some)
 
 
 @dataclass(frozen=True)
@@ -155,44 +184,64 @@ def interval(
 
 
 def bootstrap(
-    of_class: Mapping[str, Ranked], any_grain: Ranked, counts: Counted, number: int, seed: int = 0
+    of_sizes: Mapping[str, Sequence[Ranked]],
+    classes: Sequence[str],
+    any_grain: Ranked,
+    counts: Counted,
+    number: int,
+    seed: int = 0,
 ) -> tuple[dict[str, Any], dict[str, tuple[float, float]]]:
     """Intervals of 95 % of all figures, from the same draws of images.
 
+    A figure that is the same in every draw has none (NaN): that all three grains of a class were found says little of
+    other grains, though no draw of the three can tell.
+
     Args:
-        of_class: Ranked boxes of each class.
+        of_sizes: Ranked boxes of each class, as `ranked_by_size` gives them.
+        classes: The classes.
         any_grain: Ranked boxes without regard to names.
         counts: What was counted at the operating threshold.
         number: Draws.
         seed: Of the draws.
 
     Returns:
-        `draws`, `level` and, as (low, high), `mAP50`, `mAP50-95`, `AP50_any`, `precision`, `recall`, `f1` and
-        `count_error`; and AP50 of each class that occurs.
+        `draws`, `level` and, as (low, high), `mAP50`, `mAP50-95`, `AR`, `AP_small`, `AP_medium`, `AP_large`,
+        `AP50_any`, `precision`, `recall`, `f1` and `count_error`; and AP50 of each class that occurs.
     """
     weights = np.vstack([np.ones((1, len(any_grain.true)), int), draws(len(any_grain.true), number, seed)])
-    present = {name: one for name, one in of_class.items() if one.true.any()}
-    each = {name: _in_parts(one, weights) for name, one in present.items()}
-    half = _mean_of([values[:, 0] for values in each.values()], len(weights))
-    whole = _mean_of([values.mean(1) for values in each.values()], len(weights))
+    present = {name: one for name, one in zip(classes, of_sizes["all"], strict=True) if one.true.any()}
+    each = {name: _in_parts(one.precision, weights) for name, one in present.items()}
     grain = Ranked(any_grain.image, any_grain.hit[:1], any_grain.true)
     figures = {
-        "mAP50": half,
-        "mAP50-95": whole,
-        "AP50_any": _in_parts(grain, weights)[:, 0],
+        "mAP50": _mean_of([values[:, 0] for values in each.values()], len(weights)),
+        "mAP50-95": _mean_of([values.mean(1) for values in each.values()], len(weights)),
+        "AR": _mean_of([_in_parts(one.recall, weights).mean(1) for one in present.values()], len(weights)),
+        **{
+            f"AP_{size}": _mean_of([_in_parts(one.precision, weights).mean(1) for one in ones], len(weights))
+            for size, ones in of_sizes.items()
+            if size != "all"
+        },
+        "AP50_any": _in_parts(grain.precision, weights)[:, 0],
         **counts.figures(weights),
     }
     intervals = {
-        name: interval(values[0], values[1:], bounds=(0.0, np.inf if name == "count_error" else 1.0))
+        name: varying(values, bounds=(0.0, np.inf if name == "count_error" else 1.0))
         for name, values in figures.items()
     }
-    of_each = {name: interval(values[0, 0], values[1:, 0]) for name, values in each.items()}
-    return {"draws": number, "level": 0.95, **intervals}, of_each
+    return {"draws": number, "level": 0.95, **intervals}, {name: varying(values[:, 0]) for name, values in each.items()}
 
 
-def _in_parts(one: Ranked, weights: np.ndarray, size: int = 50) -> np.ndarray:
-    """`Ranked.precision` of some draws at a time, as all of them with all boxes would not fit in a small memory."""
-    return np.concatenate([one.precision(weights[i : i + size]) for i in range(0, len(weights), size)])
+def varying(values: np.ndarray, bounds: tuple[float, float] = (0.0, 1.0)) -> tuple[float, float]:
+    """`interval` of a figure, the first value, from its draws, the others; NaN where they are all the same."""
+    there = values[~np.isnan(values)]
+    if not there.size or there.min() == there.max():
+        return float("nan"), float("nan")
+    return interval(values[0], values[1:], bounds=bounds)
+
+
+def _in_parts(figure: Callable[[np.ndarray], np.ndarray], weights: np.ndarray, size: int = 50) -> np.ndarray:
+    """A figure of some draws at a time, as all of them with all boxes would not fit in a small memory."""
+    return np.concatenate([figure(weights[i : i + size]) for i in range(0, len(weights), size)])
 
 
 def _mean_of(classes: Sequence[np.ndarray], number: int) -> np.ndarray:

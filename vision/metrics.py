@@ -38,8 +38,8 @@ def average_precision(
         if evaluation is None:
             there = {label for image in truth for label in image.labels}
             figures = ("mAP50", "mAP50-95", "AP_small", "AP_medium", "AP_large", "AR")
-            none = {"AP50": 0.0, "AP50-95": 0.0}
-            return {**dict.fromkeys(figures, 0.0), "per_class": {n: dict(none) for n in classes if n in there}}
+            per_class = {name: {"AP50": 0.0, "AP50-95": 0.0} for name in classes if name in there}
+            return {**dict.fromkeys(figures, 0.0 if per_class else float("nan")), "per_class": per_class}
         evaluation.accumulate()
     precision, recall = evaluation.eval["precision"], evaluation.eval["recall"]
     per_class = {

@@ -5,13 +5,17 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict
+from functools import partial
 from typing import Any
+
+import numpy as np
 
 from ..data.annotations import LabelledImage
 from ..errors import InputError
-from .calibration import calibration, grain_events, name_events
+from .calibration import calibration, calibration_draws, grain_events, name_events
 from .confusion import confusion
-from .intervals import bootstrap, counted, ranked
+from .intervals import bootstrap, counted, ranked, ranked_by_size, varying
+from .intervals import draws as drawn
 from .operating import precision_recall
 from .results import SlideResult
 from .validate import by_best_class, evaluate, without_names
@@ -41,9 +45,9 @@ def full_report(
     Returns:
         What `evaluate` returns, and in its `per_class` also `true`, `found`, `precision`, `recall` and
         `AP50_interval`; `intervals` of 95 %, or None; `calibration` of `grain` (the confidence), `name` (a grain of
-        this name is here) and `name_given_grain`; `confusion`; `curve`, precision of any grain at each recall;
-        `images`, the grains true and found in each; `not_in_classes`, true grains of names that the detector cannot
-        give.
+        this name is here) and `name_given_grain`, with `intervals` of their errors; `confusion`; `curve`, precision of
+        any grain at each recall; `images`, the grains true and found in each; `not_in_classes`, true grains of names
+        that the detector cannot give.
     """
     report = evaluate(truth, results, classes, conf=conf)
     at_conf = [result.above(conf) for result in results]
@@ -52,9 +56,8 @@ def full_report(
     intervals: dict[str, Any] | None = None
     of_class: dict[str, tuple[float, float]] = {}
     if draws and len(truth) > 1:
-        best = ranked(truth, [by_best_class(result, classes) for result in results], classes)
-        named = dict(zip(classes, best, strict=True))
-        intervals, of_class = bootstrap(named, any_grain, counted(truth, found), draws)
+        best = ranked_by_size(truth, [by_best_class(result, classes) for result in results], classes)
+        intervals, of_class = bootstrap(best, classes, any_grain, counted(truth, found), draws)
     names = confusion(truth, at_conf)
     recall, precision = precision_recall(any_grain)
     known = set(classes)
@@ -66,15 +69,28 @@ def full_report(
         },
         "intervals": intervals,
         "calibration": {
-            "grain": asdict(calibration(*grain_events(truth, results), bins)),
-            "name": asdict(calibration(*name_events(truth, results), bins)),
-            "name_given_grain": asdict(calibration(*name_events(truth, results, given_grain=True), bins)),
+            "grain": _calibrated(truth, results, grain_events, bins, draws),
+            "name": _calibrated(truth, results, name_events, bins, draws),
+            "name_given_grain": _calibrated(truth, results, partial(name_events, given_grain=True), bins, draws),
         },
         "confusion": {**asdict(names), "counts": names.counts.tolist()},
         "curve": {"recall": recall.round(6).tolist(), "precision": precision.tolist()},
         "images": [{"image": t.image, "true": len(t), "found": len(f)} for t, f in zip(truth, found, strict=True)],
         "not_in_classes": dict(sorted(Counter(n for t in truth for n in t.labels if n not in known).items())),
     }
+
+
+def _calibrated(
+    truth: Sequence[LabelledImage], results: Sequence[SlideResult], events: Any, bins: int, number: int
+) -> dict[str, Any]:
+    """One calibration, with intervals of its errors."""
+    parts = [events([true], [result]) for true, result in zip(truth, results, strict=True)]
+    one = asdict(calibration(*(np.concatenate(part) for part in zip(*parts, strict=True)), bins))
+    one["intervals"] = None
+    if number and len(truth) > 1:
+        weights = np.vstack([np.ones((1, len(truth)), int), drawn(len(truth), number)])
+        one["intervals"] = {name: varying(values) for name, values in calibration_draws(parts, weights, bins).items()}
+    return one
 
 
 def in_order(truth: Sequence[LabelledImage], results: Sequence[SlideResult]) -> list[SlideResult]:

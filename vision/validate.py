@@ -39,15 +39,22 @@ def read_split(data: Path, split: str, only: str | None = None) -> tuple[list[Pa
         NothingToDoError: No image's name matches.
     """
     from ..data.annotations.coco import read_coco
-    from ..data.annotations.yolo import read_yolo
+    from ..data.annotations.yolo import find_root, read_yolo
 
     truth = read_coco(data) if data.suffix == ".json" else read_yolo(data, split=split)
     if not truth:
         raise InputError(f"{data}: expected images in the split {split}, found none")
     if only is not None and not (truth := [image for image in truth if fnmatch(Path(image.image).name, only)]):
         raise NothingToDoError(f"no image of the split {split} matches {only!r}")
-    # `path` in data.yaml is where the set was written, which may have been another machine.
-    return [data.parent / image.image for image in truth], truth
+    root = _beside(data, truth[0].image) if data.suffix == ".json" else find_root(data)
+    return [root / image.image for image in truth], truth
+
+
+def _beside(file: Path, picture: str) -> Path:
+    """The folder that a COCO file names a picture from: its own, or where data sets with `annotations/` keep them."""
+    above = file.parent.parent
+    folders = [file.parent, file.parent / "images", above / "images" / file.stem, above / "images", above / file.stem]
+    return next((folder for folder in folders if (folder / picture).is_file()), file.parent)
 
 
 def validate(

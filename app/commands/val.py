@@ -84,6 +84,8 @@ def val(
             f"grains are looked for down to confidence {LOWEST}: expected --conf of at least that, got {conf:g}"
         )
     images, truth = read_split(data, split, only)
+    if not any(len(image) for image in truth):
+        click.echo(f"note: no image of {split} has a true grain; are the label files where {data} says?", err=True)
     if predictions:
         results, classes = read_predictions(predictions)
         wanted = [result for result in results if only is None or fnmatch(Path(result.slide).name, only)]

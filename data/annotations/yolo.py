@@ -20,6 +20,7 @@ from .names import slide_stems
 from .reading import Row, box, expecting, labelled, read_text
 
 __all__ = [
+    "find_root",
     "find_splits",
     "label_lines",
     "labels_of",
@@ -165,6 +166,15 @@ def read_classes(config: str | Path) -> list[str]:
         AnnotationError: It does not say what it should.
     """
     return _names(_read_config(Path(config)), Path(config))
+
+
+def find_root(config: str | Path) -> Path:
+    """The folder that the pictures of a `data.yaml` are named from: its `path` where that is there, else its own.
+
+    Raises:
+        AnnotationError: It does not say what it should.
+    """
+    return _root(_read_config(Path(config)), Path(config))
 
 
 def find_splits(config: str | Path) -> dict[str, list[Path]]:

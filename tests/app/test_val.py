@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import sys
 from pathlib import Path
 
@@ -21,6 +22,7 @@ from palyno.data.scene import SceneSettings
 from palyno.vision.predictions import write_predictions
 from palyno.vision.protocol import full_report
 from palyno.vision.results import Provenance, SlideResult
+from palyno.vision.validate import read_split
 from PIL import Image
 
 PICTURES = Path(__file__).parent.parent / "data" / "pictures" / "pollen73s"
@@ -62,6 +64,26 @@ def test_a_coco_file_is_as_good_as_a_yolo_data_set(scenes, tmp_path):
     assert other["counts"] == report["counts"]
 
 
+def test_pictures_are_found_from_wherever_a_data_set_says(scenes, tmp_path):
+    """A data.yaml away from its pictures, one whose pictures were moved with it, and COCO as compose has it."""
+    data, _, _ = scenes
+    root = data.parent
+    away = tmp_path / "data.yaml"
+    shutil.copy(data, away)
+    moved = tmp_path / "moved"
+    shutil.copytree(root, moved)
+    (moved / "data.yaml").write_text(data.read_text().replace(str(root), "/not/there"))
+    for file, folder in (
+        (data, root),
+        (away, root),
+        (moved / "data.yaml", moved),
+        (root / "annotations" / "val.json", root),
+    ):
+        images, truth = read_split(file, "val")
+        assert [image.parent for image in images] == [folder / "images" / "val"] * len(truth)
+        assert all(image.is_file() for image in images)
+
+
 def test_the_chosen_threshold_is_printed_alone_and_can_be_given_back(scenes):
     data, found, _ = scenes
     done = val(data, "--predictions", found, "--choose", "conf")
@@ -80,9 +102,24 @@ def test_the_chosen_threshold_is_printed_alone_and_can_be_given_back(scenes):
 def test_a_reader_is_told_the_figures_with_their_intervals(scenes):
     data, found, report = scenes
     told = val(data, "--predictions", found, "--draws", 40).stderr
-    low, high = report["intervals"]["AP50_any"]
-    assert f"AP50 of any grain {report['AP50_any']:.3f} [{low:.3f}, {high:.3f}]" in told
-    assert "calibration of the confidence: expected error" in told
+    for name, what in (("mAP50", "mAP50"), ("mAP50-95", "mAP50-95"), ("AR", "AR"), ("AP50_any", "AP50 of any grain")):
+        low, high = report["intervals"][name]
+        limits = "" if low is None else f" [{low:.3f}, {high:.3f}]"
+        assert f"{what} {report[name]:.3f}{limits}" in told
+    low, high = report["calibration"]["grain"]["intervals"]["brier"]
+    assert f"[{low:.3f}, {high:.3f}]" in told.partition("calibration of the confidence: expected error")[2]
+
+
+def test_labels_that_are_not_there_are_told_and_give_no_figures(scenes, tmp_path):
+    folder = tmp_path / "scenes"
+    shutil.copytree(scenes[0].parent, folder)
+    shutil.rmtree(folder / "labels")
+    text = (folder / "data.yaml").read_text()
+    (folder / "data.yaml").write_text(text.replace(str(scenes[0].parent), str(folder)))
+    done = val(folder / "data.yaml", "--predictions", scenes[1], "--json")
+    report = json.loads(done.stdout)
+    assert report["mAP50"] is None and report["counts"]["true"] == 0
+    assert "no image of val has a true grain" in done.stderr
 
 
 @pytest.mark.parametrize(

@@ -1,9 +1,12 @@
 """Bootstrap: with every image drawn once it is pycocotools; a drawn sample is the figure of that very sample."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from palyno.data.annotations import LabelledImage
-from palyno.vision.intervals import counted, draws, interval, ranked
+from palyno.vision.calibration import calibration, calibration_draws
+from palyno.vision.intervals import bootstrap, counted, draws, interval, ranked, ranked_by_size
 from palyno.vision.metrics import average_precision, count_quality
 
 CLASSES = ("Betula", "Corylus", "Alnus", "Zea")
@@ -42,6 +45,51 @@ def test_every_image_once_is_pycocotools(seed):
     expected = average_precision(truth, found, CLASSES)
     assert half[0] == pytest.approx(expected["mAP50"], abs=1e-12)
     assert whole[0] == pytest.approx(expected["mAP50-95"], abs=1e-12)
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_recall_and_sizes_of_every_image_once_are_pycocotools(seed):
+    truth, found = made(seed=seed)
+    # Grains of below 32 px and of up to 96 px.
+    truth, found = ([replace(image, boxes=image.boxes * 0.8) for image in images] for images in (truth, found))
+    once = np.ones((1, len(truth)), int)
+    expected = average_precision(truth, found, CLASSES)
+    of_sizes = ranked_by_size(truth, found, CLASSES)
+    assert set(of_sizes) == {"all", "small", "medium", "large"}
+    recall = np.nanmean([one.recall(once)[0] for one in of_sizes["all"]])
+    assert recall == pytest.approx(expected["AR"], abs=1e-12)
+    for size in ("small", "medium"):
+        mean = np.nanmean([one.precision(once)[0] for one in of_sizes[size]])
+        assert mean == pytest.approx(expected[f"AP_{size}"], abs=1e-12) and mean > 0
+    assert np.isnan(expected["AP_large"]) and not any(one.true.any() for one in of_sizes["large"])
+
+
+def test_every_figure_has_an_interval_and_one_that_no_draw_changes_has_none():
+    truth, found = made()
+    some, of_class = bootstrap(
+        ranked_by_size(truth, found, CLASSES), CLASSES, ranked(truth, found, ["Betula"])[0], counted(truth, found), 50
+    )
+    for name in ("mAP50", "mAP50-95", "AR", "AP_medium", "precision", "recall", "f1", "count_error"):
+        assert some[name][0] < some[name][1], name
+    assert np.isnan(some["AP_large"]).all() and set(of_class) == set(CLASSES[:3])
+    right = [LabelledImage(t.image, 640, 640, t.boxes, t.labels, np.linspace(1, 0.5, len(t))) for t in truth]
+    all_, of_class = bootstrap(
+        ranked_by_size(truth, right, CLASSES), CLASSES, ranked(truth, right, ["Betula"])[0], counted(truth, right), 50
+    )
+    assert np.isnan([all_["mAP50"], all_["recall"], *of_class.values()]).all()
+
+
+def test_a_calibration_of_a_draw_is_that_of_the_images_drawn():
+    rng = np.random.default_rng(0)
+    parts = [((p := rng.random(int(rng.integers(0, 9)))), rng.random(len(p)) < p) for _ in range(10)]
+    weights = draws(len(parts), 4, seed=2)
+    drawn = calibration_draws(parts, np.vstack([weights, np.zeros(len(parts), int)]))
+    for i, row in enumerate(weights):
+        chosen = [parts[k] for k in np.repeat(np.arange(len(parts)), row)]
+        expected = calibration(*(np.concatenate(part) for part in zip(*chosen, strict=True)))
+        assert drawn["ece"][i] == pytest.approx(expected.ece, abs=1e-12)
+        assert drawn["brier"][i] == pytest.approx(expected.brier, abs=1e-12)
+    assert np.isnan([drawn["ece"][-1], drawn["brier"][-1]]).all()
 
 
 def test_a_draw_is_the_figure_of_the_images_drawn():

@@ -60,7 +60,11 @@ class Opened:
             raise UsageError("explanations need the network's gradients: load the weights, not an exported file")
         layers = getattr(model, "model", None)
         if layers is None or not isinstance(layers[-1], Detect):
-            raise UsageError(f"explanations are for networks with a place a box, not for {type(model).__name__}")
+            what = getattr(model, "yaml", {}).get("name") or type(model).__name__
+            raise UsageError(
+                f"explanations are of the place that a box comes from, and the head of {what} has no grid of places; "
+                "explain a model with the head detect or one2one"
+            )
         own: Any = copy.deepcopy(model)
         self.model = own.requires_grad_(False).eval()
         self.head = self.model.model[-1]
