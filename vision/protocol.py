@@ -85,8 +85,8 @@ def _calibrated(
 ) -> dict[str, Any]:
     """One calibration, with intervals of its errors."""
     parts = [events([true], [result]) for true, result in zip(truth, results, strict=True)]
-    one = asdict(calibration(*(np.concatenate(part) for part in zip(*parts, strict=True)), bins))
-    one["intervals"] = None
+    probability, right = (np.concatenate(part) for part in zip(*parts, strict=True))
+    one: dict[str, Any] = {**asdict(calibration(probability, right, bins)), "intervals": None}
     if number and len(truth) > 1:
         weights = np.vstack([np.ones((1, len(truth)), int), drawn(len(truth), number)])
         one["intervals"] = {name: varying(values) for name, values in calibration_draws(parts, weights, bins).items()}

@@ -236,5 +236,5 @@ def test_what_cannot_be_explained_is_refused(detector, picture):
         explain(detector, np.full((64, 64, 3), 230, np.uint8), (0, 0, 1, 1))
     with pytest.raises(UsageError, match="load the weights, not an exported file"):
         Opened(lambda x: x)
-    with pytest.raises(UsageError, match="not for PeerDETR"):
+    with pytest.raises(UsageError, match="the head of rtdetr-l has no grid of places; explain a model with"):
         Opened(build("rtdetr-l", classes=2))
