@@ -17,7 +17,7 @@ from .annotations import LabelledImage
 from .annotations.yolo import find_root, find_splits, label_lines, labels_of, read_classes, read_yolo
 from .atomic import write_text
 
-__all__ = ["TrainingSet", "read_split_lists", "read_training_set", "write_training_set"]
+__all__ = ["TrainingSet", "read_split_lists", "read_training_set", "training_document", "write_training_set"]
 
 SPLITS = ("train", "val", "test")
 
@@ -30,13 +30,11 @@ class TrainingSet:
         classes: Its classes in the order of their numbers.
         train: The images to train on, with their boxes.
         val: Those to choose the best weights with.
-        folders: Where the pictures of `train` and `val` are: folders, or text files that list them.
     """
 
     classes: tuple[str, ...]
     train: tuple[LabelledImage, ...]
     val: tuple[LabelledImage, ...]
-    folders: Mapping[str, tuple[Path, ...]]
 
     def largest_grain(self, side: int) -> int:
         """The longer side that nine in ten training boxes do not exceed, where an image's own longer side is `side`.
@@ -47,11 +45,6 @@ class TrainingSet:
             [(i.boxes[:, 2:] - i.boxes[:, :2]).max(1) * (side / max(i.width, i.height)) for i in self.train if len(i)]
         )
         return math.ceil(np.sort(sides)[int(0.9 * (len(sides) - 1))])
-
-    def document(self) -> dict[str, Any]:
-        """What ultralytics' trainer takes for a data set; `download`, which it would run as a program, is not in it."""
-        places = {split: [str(place.resolve()) for place in places] for split, places in self.folders.items()}
-        return {**places, "names": dict(enumerate(self.classes)), "nc": len(self.classes), "channels": 3}
 
 
 def read_training_set(data: Path) -> TrainingSet:
@@ -83,9 +76,17 @@ def read_training_set(data: Path) -> TrainingSet:
                 f"{data}: {split}: expected boxes of grains in {where}, found none; labels are looked for in files "
                 f"such as {labels}"
             )
-    return TrainingSet(
-        tuple(classes), images["train"], images["val"], {split: tuple(places[split]) for split in ("train", "val")}
-    )
+    return TrainingSet(tuple(classes), images["train"], images["val"])
+
+
+def training_document(data: Path) -> dict[str, Any]:
+    """A data.yaml as ultralytics' trainer takes it, with its pictures where they are found now.
+
+    `download` is not in it, which ultralytics would run as a program.
+    """
+    classes, places = read_classes(data), find_splits(data)
+    folders = {split: [str(place.resolve()) for place in places[split]] for split in ("train", "val")}
+    return {**folders, "names": dict(enumerate(classes)), "nc": len(classes), "channels": 3}
 
 
 def read_split_lists(folder: Path) -> dict[str, list[str]]:
