@@ -45,7 +45,7 @@ def list_zoo() -> list[dict[str, Any]]:
             row |= {"ships": True, **shipped[name]._asdict()}
             if row["kind"] == "detector":
                 row |= _said(shipped[name].file, zoo)
-        if name in measured:
+        if not row["figures"] and name in measured:
             row["figures"] = measured[name]
         rows.append(row)
     return rows

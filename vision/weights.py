@@ -100,6 +100,7 @@ class Shipped(NamedTuple):
         licence: Of the weights.
         source: Of the training data.
         kind: `detector`, or `encoder`: of grains or of words, see `palyno.retrieval`.
+        about: What it is taken for, in a few words.
     """
 
     file: str
@@ -108,6 +109,7 @@ class Shipped(NamedTuple):
     licence: str
     source: str
     kind: str = "detector"
+    about: str = ""
 
 
 def shipped_models(lock: str | Path = LOCK) -> dict[str, Shipped]:

@@ -9,21 +9,19 @@ from functools import wraps
 from html import escape
 from importlib import metadata
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from ...data.folders import IMAGE_SUFFIXES, SCANNER_SUFFIXES, find_slides
 from ...errors import PalynoError, UsageError
 from ...offline import switch_off
 from . import view
+from .choice import Detectors
 from .files import CHOICES, make
 from .session import LOWEST, Session, Sessions
 
 switch_off()
 
 import gradio as gr  # noqa: E402  after its switches are set
-
-if TYPE_CHECKING:
-    from ...vision.detector import Detector
 
 __all__ = ["MOST_SLIDES", "build_page"]
 
@@ -35,11 +33,11 @@ _SUFFIXES = sorted((IMAGE_SUFFIXES | SCANNER_SUFFIXES) - {".mrxs", ".vms", ".vmu
 _NOTHING = ("", None, "")
 
 
-def build_page(detector: Detector, folder: str | Path) -> gr.Blocks:
-    """The page for one detector.
+def build_page(detectors: Detectors, folder: str | Path) -> gr.Blocks:
+    """The page.
 
     Args:
-        detector: What reads the slides.
+        detectors: What reads the slides, as the visitor chooses.
         folder: Where the visitors' files go: a folder below the one that Gradio serves files from.
     """
     sessions = Sessions(Path(folder))
@@ -58,8 +56,9 @@ def build_page(detector: Detector, folder: str | Path) -> gr.Blocks:
         return _switch(len(starters), busy=False)
 
     @_told
-    def read(given: list[str], scale: str, request: gr.Request) -> Iterator[str]:
+    def read(given: list[str], scale: str, model: str | None, request: gr.Request) -> Iterator[str]:
         session = sessions[request.session_hash]
+        detector = detectors[model]
         for step in session.read(detector, given, _um_per_px(scale)):
             yield view.progress(step)
         yield view.troubles(session, len(given))
@@ -71,12 +70,14 @@ def build_page(detector: Detector, folder: str | Path) -> gr.Blocks:
 
     @_told
     def finish(conf: float, request: gr.Request) -> tuple[Any, ...]:
-        names = list(sessions[request.session_hash].readings)
+        session = sessions[request.session_hash]
+        names = list(session.readings)
         if not names:
-            return gr.update(visible=False), gr.update(visible=True), gr.update(), *_NOTHING
+            return gr.update(visible=False), gr.update(visible=True), gr.update(), gr.update(), *_NOTHING
         choices = [*names, view.ALL] if len(names) > 1 else names
         chosen = gr.update(choices=choices, value=names[0], visible=len(names) > 1)
-        return gr.update(visible=True), gr.update(visible=False), chosen, *show(names[0], conf, request)
+        told = view.footer(session.detector or detectors[None], _source())
+        return gr.update(visible=True), gr.update(visible=False), chosen, told, *show(names[0], conf, request)
 
     @_told
     def show(slide: str | None, conf: float, request: gr.Request) -> tuple[Any, ...]:
@@ -101,7 +102,7 @@ def build_page(detector: Detector, folder: str | Path) -> gr.Blocks:
         grain = session.grain(_slide_of(session, slide), max(LOWEST, conf), place)
         label = f"{grain.taxon} {grain.confidence:.2f}"
         yield view.explaining(label)
-        yield view.explanation(session.explain(detector, grain), label)
+        yield view.explanation(session.explain(grain), label)
 
     def cancel(request: gr.Request) -> None:
         sessions[request.session_hash].cancel()
@@ -120,6 +121,14 @@ def build_page(detector: Detector, folder: str | Path) -> gr.Blocks:
                     tries = {path: gr.Button(_label(path), size="sm", min_width=80) for path in _samples()}
                 um = gr.Textbox(
                     label="Micrometres per pixel", placeholder="as the file says", max_length=12, elem_id="um"
+                )
+                model = gr.Dropdown(
+                    label="Model",
+                    choices=detectors.choices(),
+                    value=detectors.first,
+                    filterable=False,
+                    visible=len(detectors.choices()) > 1,
+                    elem_id="model",
                 )
                 start = gr.Button("Find the grains", variant="primary", elem_id="start")
                 stop = gr.Button("Cancel", variant="stop", visible=False, elem_id="stop")
@@ -147,7 +156,7 @@ def build_page(detector: Detector, folder: str | Path) -> gr.Blocks:
                         ready = gr.DownloadButton(visible="hidden", elem_id="ready")
             with gr.Column(scale=1, min_width=320) as welcome:
                 gr.HTML(view.WELCOME, elem_id="welcome")
-        gr.HTML(view.footer(detector, _source()), elem_id="footer")
+        footer = gr.HTML(view.footer(detectors[None], _source()), elem_id="footer")
 
         # No part of the page is an endpoint for programs: they have the Python interface.
         quiet: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private"}
@@ -158,8 +167,8 @@ def build_page(detector: Detector, folder: str | Path) -> gr.Blocks:
             """Chains a run to a button; the model works for one visitor at a time."""
             switched = [*starters, stop]
             begun = button.click(begin, [given, um], [status, *switched], concurrency_limit=None, **quiet)
-            done = begun.success(read, [given, um], status, concurrency_limit=1, concurrency_id="model", **quiet)
-            done.success(finish, conf, [results, welcome, slide, *shown], concurrency_limit=8, **quiet)
+            done = begun.success(read, [given, um, model], status, concurrency_limit=1, concurrency_id="model", **quiet)
+            done.success(finish, conf, [results, welcome, slide, footer, *shown], concurrency_limit=8, **quiet)
             done.success(lambda: "", None, why, queue=False, **quiet)
             done.then(rest, None, switched, queue=False, **quiet)
 

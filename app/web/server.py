@@ -8,13 +8,11 @@ import shutil
 import tempfile
 from collections.abc import Awaitable, Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from ...errors import UsageError
 from ...offline import switch_off
-
-if TYPE_CHECKING:
-    from ...vision.detector import Detector
+from .choice import Detectors
 
 __all__ = ["serve"]
 
@@ -41,7 +39,7 @@ def serve(
     Args:
         host: Address to listen on; only this machine can reach the default.
         port: Port to listen on; 0 takes the first free one from 7860 upwards.
-        model: Name of a model, or path of a weights file.
+        model: Name of a model, or path of a weights file; the page offers those that ship beside it.
         device: `auto`, `cpu`, `cuda`, `cuda:N` or `mps`.
         open_browser: Open the page in the browser.
         results: Folder for the visitors' files; a temporary one, removed at the end, if None.
@@ -51,22 +49,26 @@ def serve(
         RejectedModelError: The model was refused.
     """
     from ...vision.detector import load
+    from ...vision.weights import shipped_models
 
     detector = load(model, device=device)
+    others = [name for name, shipped in shipped_models().items() if shipped.kind == "detector"]
     folder = Path(tempfile.mkdtemp(prefix="palyno-", dir=results))
     try:
-        page = launch(detector, folder, host=host, port=port, open_browser=open_browser)
+        page = launch(
+            Detectors(detector, others, device=device), folder, host=host, port=port, open_browser=open_browser
+        )
         page.block_thread()
     finally:
         if results is None:
             shutil.rmtree(folder, ignore_errors=True)
 
 
-def launch(detector: Detector, folder: Path, *, host: str, port: int, open_browser: bool = False) -> Any:
+def launch(detectors: Detectors, folder: Path, *, host: str, port: int, open_browser: bool = False) -> Any:
     """Starts the page without blocking.
 
     Args:
-        detector: What reads the slides.
+        detectors: What reads the slides, as the visitor chooses.
         folder: An empty folder that is the page's own: every file below it can be fetched by who knows its name.
         host: Address to listen on.
         port: Port to listen on; 0 takes the first free one from 7860 upwards.
@@ -88,7 +90,7 @@ def launch(detector: Detector, folder: Path, *, host: str, port: int, open_brows
     theme = gr.themes.Default(
         primary_hue="teal", neutral_hue="stone", font=fonts, font_mono=["ui-monospace", "monospace"], radius_size="md"
     )
-    page = build_page(detector, folder / "sessions").queue(max_size=64, default_concurrency_limit=1, api_open=False)
+    page = build_page(detectors, folder / "sessions").queue(max_size=64, default_concurrency_limit=1, api_open=False)
     try:
         page.launch(
             server_name=host,

@@ -81,6 +81,7 @@ class Session:
         self.readings: dict[str, Reading] = {}
         self.failures: dict[str, str] = {}
         self.seconds = 0.0
+        self.detector: Detector | None = None
         self._stop = threading.Event()
 
     @property
@@ -112,7 +113,7 @@ class Session:
         Yields:
             A step at most ten times a second. Afterwards `readings` and `failures` hold what became of the slides.
         """
-        self.readings, self.failures = {}, {}
+        self.readings, self.failures, self.detector = {}, {}, detector
         self._clear()
         slides = dict(zip(_names(paths), map(Path, paths), strict=True))
         steps: queue.SimpleQueue[Step | None] = queue.SimpleQueue()
@@ -198,19 +199,19 @@ class Session:
             raise UsageError("this grain is not there any more: click another")
         return shown[place]
 
-    def explain(self, detector: Detector, grain: Grain) -> Path:
-        """Why a grain was called what it was called, as a picture for the browser.
+    def explain(self, grain: Grain) -> Path:
+        """Why a grain was called what it was called by the detector that read its slide, as a picture for the browser.
 
         Args:
-            detector: What read the slide.
             grain: One that `grain` gave.
         """
         from ..explanation import draw, png
 
+        assert self.detector is not None, "no grain without one"
         reading = self.readings[grain.slide]
         made = reading.result.provenance.arguments
         # Without integrated gradients, which take a while on a CPU.
-        why = detector.explain(
+        why = self.detector.explain(
             reading.path,
             grain,
             methods=("gradcam", "eigencam", "edges"),

@@ -58,7 +58,10 @@ def test_weights_are_as_large_as_the_table_that_they_were_trained_with(shipped_m
     from palyno.vision.models.tables import configure, layout_of
     from safetensors import safe_open
 
-    assert layout_of(configure("hieraedge-n-reference", classes=3)) == "hieraedge-published-n"
+    for name in ("hieraedge-n-reference", "hieraedge-n-one2one", "hieraedge-published-n", "biformer-nano-yolo"):
+        assert layout_of(configure(name, classes=3)) == name
+    assert layout_of(configure("hieraedge-n-reference", classes=3, gate="none", edge="none")) == "hieraedge-published-n"
+    assert layout_of(configure("backbone-yolo-n", classes=3, backbone="timm:resnet18")) == "backbone-yolo-n"
     assert layout_of(configure("hieraedge-s", classes=3, gate="published")) == "hieraedge-s"
     assert layout_of(configure("yolo12n", classes=3)) == "yolo12n"
     assert layout_of(configure("hieraedge-n", classes=3) | {"outputs": ["n3", "n4", "p5"]}) is None

@@ -16,10 +16,12 @@ from urllib.parse import quote
 import numpy as np
 import pytest
 from palyno.app.web import view
+from palyno.app.web.choice import Detectors
 from palyno.app.web.session import LOWEST, Session, Sessions
 from palyno.data.slides import open_slide
 from palyno.errors import SlideError, UsageError
 from palyno.vision.results import Provenance, SlideResult
+from palyno.vision.weights import shipped_models
 from PIL import Image
 
 # Seconds for what a busy machine may be slow with; nothing is measured by it.
@@ -144,7 +146,7 @@ class TestSession:
         result = detector.detect(corner, conf=0.5)
         place = view.picture(session, "corner.png", 0.5)["grains"][1]["place"]
         assert session.grain("corner.png", 0.5, place) == result[1]
-        panel = session.explain(detector, session.grain("corner.png", 0.5, place))
+        panel = session.explain(session.grain("corner.png", 0.5, place))
         assert panel.is_relative_to(session.folder) and Image.open(panel).format == "PNG"
         for slide, at in (("corner.png", len(result)), ("corner.png", -1), ("other.png", 0)):
             with pytest.raises(UsageError, match="not there any more"):
@@ -158,6 +160,35 @@ class TestSession:
         assert len(folder.name) == 32 and any(folder.rglob("*.jpg"))
         sessions.close("a")
         assert not folder.exists() and not sessions["a"].readings
+
+
+class TestChoice:
+    def test_models_are_loaded_when_they_are_asked_for_and_once(self, monkeypatch):
+        loaded = []
+
+        def load(name, device):
+            loaded.append((name, device))
+            return Detector()
+
+        monkeypatch.setattr("palyno.vision.detector.load", load)
+        first = Detector()
+        choice = Detectors(first, ["hieraedge-n", "hieraedge-s"], device="mps")
+        assert [name for _, name in choice.choices()] == ["stand-in", "hieraedge-n", "hieraedge-s"]
+        assert choice["stand-in"] is choice[None] is choice["nothing like it"] is first and not loaded
+        assert choice["hieraedge-s"] is choice["hieraedge-s"] is not first
+        assert loaded == [("hieraedge-s", "mps")]
+
+    def test_weights_of_ones_own_are_not_taken_for_those_that_ship(self, shipped_model):
+        own, ours = Detector(), Detector()
+        own.name = ours.name = shipped_model
+        ours.sha256 = shipped_models()[shipped_model].sha256
+        assert [name for _, name in Detectors(ours, [shipped_model]).choices()] == [shipped_model]
+        choice = Detectors(own, [shipped_model])
+        assert [label for label, _ in choice.choices()] == [
+            f"{shipped_model} {own.sha256[:12]}",
+            f"{shipped_model}: {shipped_models()[shipped_model].about}",
+        ]
+        assert choice[choice.first] is own
 
 
 @pytest.fixture(scope="module")
@@ -180,7 +211,7 @@ def served(tmp_path_factory):
 
     before = os.environ.get("GRADIO_TEMP_DIR")
     detector = Detector()
-    page = launch(detector, tmp_path_factory.mktemp("page"), host="127.0.0.1", port=0)
+    page = launch(Detectors(detector), tmp_path_factory.mktemp("page"), host="127.0.0.1", port=0)
     yield page.local_url, detector
     detector.gate.set()
     page.close(verbose=False)
@@ -386,18 +417,22 @@ class TestPage:
 
         rice = tmp_path / "rice.png"
         Image.open(samples / "rice_sparse.jpg").crop((600, 400, 1500, 1000)).save(rice)
-        detector = palyno.load(shipped_model, device="cpu")
-        page = launch(detector, tmp_path, host="127.0.0.1", port=0)
+        other = next(n for n, m in shipped_models().items() if m.kind == "detector" and n != shipped_model)
+        detectors = {name: palyno.load(name, device="cpu") for name in (shipped_model, other)}
+        page = launch(Detectors(detectors[shipped_model], [other]), tmp_path, host="127.0.0.1", port=0)
         try:
             tab = chromium.new_page()
             tab.goto(page.local_url)
             drop(tab, rice)
-            tab.locator("#start").click()
-            tab.locator("table.counts").wait_for(timeout=120_000)
-            for conf in (0.25, 0.6):
-                set_confidence(tab, conf)
-                becomes(lambda: count(tab), len(detector.detect(rice, conf=conf)))
-                assert tab.locator("table.counts tbody tr").first.inner_text().split()[0] == "Oryza"
+            for name in (other, shipped_model):
+                tab.locator("#model input").click()
+                tab.get_by_role("option", name=name).click()
+                tab.locator("#start").click()
+                tab.locator(f"#footer code[title='{detectors[name].sha256}']").wait_for(timeout=120_000)
+                for conf in (0.25, 0.6):
+                    set_confidence(tab, conf)
+                    becomes(lambda: count(tab), len(detectors[name].detect(rice, conf=conf)))
+                    assert tab.locator("table.counts tbody tr").first.inner_text().split()[0] == "Oryza"
             tab.locator("#viewer .grains rect").last.click(force=True)
             shown = tab.locator("img.explanation")
             shown.wait_for(timeout=60_000)
@@ -487,4 +522,4 @@ class TestServer:
         monkeypatch.setenv("GRADIO_TEMP_DIR", "")
         port = int(served[0].rstrip("/").rsplit(":", 1)[1])
         with pytest.raises(UsageError, match="another --port"):
-            launch(Detector(), tmp_path, host="127.0.0.1", port=port)
+            launch(Detectors(Detector()), tmp_path, host="127.0.0.1", port=port)

@@ -103,19 +103,22 @@ def configure(
 
 
 def layout_of(config: Mapping[str, Any]) -> str | None:
-    """The first name, of those with the fewest options, whose table and scale a configuration has; None for its own.
+    """The name whose table and scale a configuration has, and of several the one that tells most of its options.
 
-    Weights keep their whole table, and a name can come to stand for another.
+    None for a table of its own. Weights keep their whole table, and a name can come to stand for another.
     """
     if "ultralytics" in config:
         return str(config["ultralytics"])
-    models = _models()
-    for name in sorted(models, key=lambda name: (len(models[name][1]), name)):
-        table, chosen = models[name]
+    said = {"head": config.get("head", "detect"), **config.get("options", {})}
+    best: tuple[int, str] | None = None
+    for name, (table, chosen) in _models().items():
         own = {**table, "scale": chosen["scale"]}
-        if all(own[key] == config.get(key) for key in ("layers", "outputs", "scale")):
-            return name
-    return None
+        if any(own[key] != config.get(key) for key in ("layers", "outputs", "scale")):
+            continue
+        told = {key: value for key, value in chosen.items() if key != "scale"}
+        if all(said.get(key) == value for key, value in told.items()):
+            best = min(best or (0, "~"), (-len(told), name))
+    return best[1] if best else None
 
 
 def _find(name: str) -> dict[str, Any]:

@@ -109,9 +109,13 @@ def test_closing_ends_mosaics(labels):
 
 @pytest.mark.gpu
 def test_images_kept_in_main_memory_give_the_same_batches(labels):
-    kept = loader(labels, device="cuda", host=True)
-    assert kept.store.pixels.device.type == "cpu"
-    for a, b in zip(kept, loader(labels, device="cuda"), strict=True):
+    batches = []
+    for host in (True, False):
+        torch.manual_seed(0)  # The grain of the noise is the device's.
+        source = loader(labels, device="cuda", host=host)
+        assert source.store.pixels.device.type == ("cpu" if host else "cuda")
+        batches.append(list(source))
+    for a, b in zip(*batches, strict=True):
         assert a["img"].device.type == "cuda"
         assert torch.equal(a["img"], b["img"])
         assert torch.equal(a["bboxes"], b["bboxes"])

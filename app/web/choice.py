@@ -1,0 +1,56 @@
+"""The detectors that a visitor can choose from."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from ...vision.weights import Shipped, shipped_models
+
+if TYPE_CHECKING:
+    from ...vision.detector import Detector
+
+__all__ = ["Detectors"]
+
+
+class Detectors:
+    """Detectors by name; all but the first are loaded when they are first asked for, and then kept.
+
+    Args:
+        first: The one that is chosen to begin with.
+        others: Names of models that ship.
+        device: Where those run.
+
+    Attributes:
+        first: Its name here, which tells weights of one's own from those that ship.
+    """
+
+    def __init__(self, first: Detector, others: Sequence[str] = (), *, device: str = "cpu") -> None:
+        shipped = shipped_models()
+        own = first.name not in shipped or shipped[first.name].sha256 != first.sha256
+        self.first = f"{first.name} {first.sha256[:12]}" if own and first.name in others else first.name
+        self._about: dict[str, Shipped | None] = {self.first: None if own else shipped[first.name]}
+        self._about |= {name: shipped[name] for name in others if name != self.first}
+        self._loaded = {self.first: first}
+        self._device = device
+        self._loading = threading.Lock()
+
+    def choices(self) -> list[tuple[str, str]]:
+        """What is shown of each, and its name."""
+        return [(f"{n}: {a.about}" if a is not None and a.about else n, n) for n, a in self._about.items()]
+
+    def __getitem__(self, name: str | None) -> Detector:
+        """The detector of this name, the first where there is none of it.
+
+        Raises:
+            RejectedModelError: Its weights are not what they should be.
+        """
+        if name not in self._about:
+            name = self.first
+        with self._loading:
+            if name not in self._loaded:
+                from ...vision.detector import load
+
+                self._loaded[name] = load(name, device=self._device)
+            return self._loaded[name]
