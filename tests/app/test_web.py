@@ -370,7 +370,7 @@ class TestPage:
 
     def test_mistakes_are_told(self, tab, served, tmp_path):
         tab.locator("#start").click()
-        tab.get_by_text("drop an image first").wait_for()
+        tab.get_by_text("no slide is here yet").wait_for()
         tab.locator("#um input, #um textarea").fill("0")
         tab.get_by_role("button", name="Peat").click()
         tab.get_by_text("expected a positive number of micrometres per pixel").wait_for()
