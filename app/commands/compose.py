@@ -107,6 +107,8 @@ def compose(
         return
     for split, count in manifest["images"].items():
         click.echo(f"{split}: {count} images, {manifest['grains'][split]} grains", err=True)
+    if options["test_scenes"] and not options["test_reference"]:
+        click.echo("no test scenes: --test-reference has the pictures for them, which are never trained on", err=True)
     for note in manifest["refused"]:
         click.echo(f"left out: {note}", err=True)
     click.echo(f"{len(manifest['classes'])} classes; written to {out}", err=True)
