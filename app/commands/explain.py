@@ -32,7 +32,7 @@ class Box(click.ParamType):
 
 
 @click.command(short_help="Show why grains were called what they were called.")
-@click.argument("slide", type=click.Path(exists=True, path_type=Path))
+@click.argument("slide", type=click.Path(exists=True, dir_okay=False, path_type=Path))
 @click.option("--out", required=True, metavar="DIR", type=click.Path(path_type=Path), help="Folder for the panels.")
 @click.option("--grain", metavar="ID", help="One grain, as in grains.csv.")
 @click.option("--box", type=Box(), help="A place instead, also one where no grain was counted.")

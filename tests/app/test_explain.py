@@ -74,6 +74,7 @@ def test_what_cannot_be_meant_is_said(slide, tmp_path):
     ):
         done = run(slide, "--out", tmp_path / "none", *arguments, code=code)
         assert message in done.output
+    assert "is a directory" in run(tmp_path, "--out", tmp_path / "none", code=2).output
     with pytest.raises(UsageError, match="got several"):
         ExplainOptions(grain="0001", top=3)
 
