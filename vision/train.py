@@ -11,9 +11,9 @@ from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from .. import __version__, offline
+from ..data.annotations.yolo import read_classes
+from ..data.training_set import read_training_set
 from ..errors import InputError, UsageError
 from .weights import Metadata
 
@@ -146,7 +146,7 @@ def known_classes(data: Path, weights: str | Path) -> tuple[list[str], list[str]
 
     # Without its network: that is built when training starts.
     taught = set(read_metadata(find_model(weights)[0]).classes)
-    names = _class_names(data)
+    names = _classes(data)
     return [name for name in names if name in taught], [name for name in names if name not in taught]
 
 
@@ -164,13 +164,12 @@ def train(settings: TrainSettings, *, resume: bool = False) -> Path:
         The weights, `out/NAME.safetensors`.
 
     Raises:
-        InputError: The data set is missing or has no training images.
+        InputError: Something is wrong with the data set; see `palyno.data.training_set.read_training_set`.
         UsageError: `out` holds a finished or unfinished run and `resume` was not asked for, or there is none to resume;
-            or teacher and model cannot be compared anchor by anchor.
+            the device is not here; or teacher and model cannot be compared anchor by anchor.
         UnknownModelError: No such weights to start from or to learn from.
         RejectedModelError: They are not what they should be.
     """
-    names = _class_names(settings.data)
     run = settings.out
     last = run / "weights" / "last.pt"
     if resume and not last.is_file():
@@ -179,6 +178,10 @@ def train(settings: TrainSettings, *, resume: bool = False) -> Path:
         raise UsageError(f"{run}: expected a new or empty folder; it holds files; give another, or --resume")
     if resume:
         settings = _as_begun(settings)
+    _check_device(settings.device)
+    # All of it, so that what is wrong with it is told now, and not when training ends.
+    data = read_training_set(settings.data)
+    names = data.classes
     file, start = (None, None) if settings.weights is None else _trained(settings.weights)
     source, tutor = (None, None) if settings.teacher is None else _trained(settings.teacher)
     offline.switch_off()
@@ -207,7 +210,10 @@ def train(settings: TrainSettings, *, resume: bool = False) -> Path:
     if not resume:
         _note(settings)  # Again: a distributed run empties its folder when it starts.
     metrics = dict(getattr(yolo.trainer, "metrics", None) or {})
-    path = export_checkpoint(run / "weights" / "best.pt", run, settings, metrics=metrics, start=start, tutor=tutor)
+    largest = data.largest_grain(settings.imgsz)
+    path = export_checkpoint(
+        run / "weights" / "best.pt", run, settings, metrics=metrics, max_grain_px=largest, start=start, tutor=tutor
+    )
     return _sure_of_names(path, settings)
 
 
@@ -227,6 +233,7 @@ def export_checkpoint(
     out: Path,
     settings: TrainSettings,
     metrics: dict[str, Any],
+    max_grain_px: int,
     start: Metadata | None = None,
     tutor: Metadata | None = None,
 ) -> Path:
@@ -237,6 +244,7 @@ def export_checkpoint(
         out: Folder of the weights.
         settings: The recipe, which the weights keep.
         metrics: Figures on validation images, which they keep too.
+        max_grain_px: Diameter of the largest grains, in pixels of the network's input.
         start: The weights that training started from.
         tutor: The teacher's.
 
@@ -268,7 +276,7 @@ def export_checkpoint(
         config=model.yaml,
         imgsz=settings.imgsz,
         naming_threshold=settings.naming_threshold,
-        max_grain_px=_largest_grain(settings.data, settings.imgsz),
+        max_grain_px=max_grain_px,
         training=training,
     )
     return path
@@ -359,30 +367,19 @@ def _note(settings: TrainSettings) -> None:
     (settings.out / "recipe.json").write_text(recipe + "\n", encoding="utf-8")
 
 
-def _class_names(data: Path) -> tuple[str, ...]:
+def _classes(data: Path) -> list[str]:
     if not data.is_file():
         raise InputError(f"{data}: expected the data.yaml of a YOLO data set; there is no such file")
-    content = yaml.safe_load(data.read_text(encoding="utf-8"))
-    names = content.get("names") if isinstance(content, dict) else None
-    if not names or "train" not in content or "val" not in content:
-        raise InputError(f"{data}: expected the keys names, train and val of a YOLO data set")
-    return tuple(str(n) for n in (names.values() if isinstance(names, dict) else names))
+    return read_classes(data)
 
 
-def _largest_grain(data: Path, imgsz: int) -> int:
-    """The longer side in pixels that nine in ten training boxes do not exceed.
+def _check_device(device: str) -> None:
+    """Refuses a device that is not here before anything is written."""
+    from .network import choose_device
 
-    Tiles overlap by this much at first; a slide with larger grains is read again with more.
-    """
-    content = yaml.safe_load(data.read_text(encoding="utf-8"))
-    root = Path(content.get("path") or data.parent)
-    sides = [
-        max(float(w), float(h))
-        for path in (root / "labels" / "train").glob("*.txt")
-        for _, _, _, w, h in (line.split()[:5] for line in path.read_text().splitlines())
-    ]
-    sides.sort()
-    return math.ceil(sides[int(0.9 * (len(sides) - 1))] * imgsz) if sides else imgsz // 4
+    first, *others = device.split(",")
+    for one in (first, *(f"cuda:{number}" for number in others)):
+        choose_device(one)
 
 
 def _has_cuda(device: str) -> bool:

@@ -45,7 +45,7 @@ def build_page(detectors: Detectors, folder: str | Path) -> gr.Blocks:
     @_told
     def begin(given: list[str] | None, scale: str, request: gr.Request) -> tuple[Any, ...]:
         if not given:
-            raise UsageError("no slide is here yet: drop an image and wait until it is uploaded, or try one of the samples")
+            raise UsageError("no slide is here yet: drop an image and wait until it is there, or try a sample")
         if len(given) > MOST_SLIDES:
             raise UsageError(f"expected at most {MOST_SLIDES} slides, got {len(given)}; palyno detect takes any number")
         _um_per_px(scale)

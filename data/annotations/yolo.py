@@ -143,7 +143,8 @@ def read_yolo(
     root = _root(document, config)
     splits = _splits(document)
     if split is not None and split not in splits:
-        raise UsageError(f"{config}: no split {split!r}: expected one of {', '.join(splits) or 'none'}")
+        known = f"expected one of {', '.join(splits)}" if splits else "it names none"
+        raise UsageError(f"{config}: no split {split!r}: {known}")
     pictures: dict[Path, None] = {}
     for key in [split] if split else splits:
         for path in _entries(document, config, key):

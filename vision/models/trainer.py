@@ -12,7 +12,11 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import yaml
+
 from ... import offline
+from ...data.atomic import write_text
+from ...data.training_set import training_document
 from ..feed.geometry import Spread
 from ..feed.light import Light
 from ..feed.loader import DeviceLoader
@@ -27,7 +31,7 @@ offline.switch_off()
 from ultralytics import YOLO  # noqa: E402
 from ultralytics.engine.model import Model  # noqa: E402
 from ultralytics.models.yolo.detect import DetectionPredictor, DetectionTrainer, DetectionValidator  # noqa: E402
-from ultralytics.utils import DEFAULT_CFG, DEFAULT_CFG_DICT  # noqa: E402
+from ultralytics.utils import DEFAULT_CFG, DEFAULT_CFG_DICT, RANK  # noqa: E402
 
 __all__ = ["PollenTrainer", "PollenYOLO"]
 
@@ -77,6 +81,20 @@ class PollenTrainer(DetectionTrainer):
         if weights:
             model.load(weights)
         return model
+
+    def get_dataset(self) -> dict[str, Any]:
+        """The data set as palyno reads it: found beside its data.yaml where it was moved, and nothing in it is run.
+
+        It is kept as `data.yaml` of the run, for ultralytics' validator, which reads it again when training ends.
+        """
+        document = training_document(Path(self.args.data))
+        # Whoever starts the processes of a distributed run has its folder emptied; they come here themselves.
+        if not self.ddp:
+            file = self.save_dir / "data.yaml"
+            if RANK in (-1, 0):
+                write_text(file, yaml.safe_dump(document, allow_unicode=True, sort_keys=False))
+            self.args.data = str(file)
+        return document
 
     def get_dataloader(self, dataset_path: str, batch_size: int = 16, rank: int = 0, mode: str = "train") -> Any:
         """ultralytics', or for training with `cache="gpu"` or `"host"` a `DeviceLoader`."""
