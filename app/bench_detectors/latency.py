@@ -12,7 +12,16 @@ from . import SCHEMA
 
 __all__ = ["MODELS", "measure_latency"]
 
-MODELS = ("hieraedge-n", "hieraedge-published-n", "biformer-nano-yolo", "yolo11n", "yolo12n", "yolo26n", "yolov8n")
+MODELS = (
+    "hieraedge-n",
+    "hieraedge-s",
+    "hieraedge-published-n",
+    "biformer-nano-yolo",
+    "yolo11n",
+    "yolo12n",
+    "yolo26n",
+    "yolov8n",
+)
 SIDE = 640
 # Batches: one image as it comes, and what keeps a GPU busy.
 BATCHES = {"cpu": (1,), "cuda": (1, 16)}

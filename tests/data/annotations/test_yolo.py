@@ -27,7 +27,7 @@ def test_data_yaml_names_no_folder_that_is_not_there(detections, same, tmp_path)
     document = yaml.safe_load(text)
     assert document.keys() == {"names", "slides"}
     same(read_yolo(tmp_path / "set"), detections, px=0.01, ids=False)
-    with pytest.raises(UsageError, match="no split 'train': expected one of none"):
+    with pytest.raises(UsageError, match="no split 'train': it names none"):
         read_yolo(tmp_path / "set", split="train")
     # What its head says to do, done: the pictures beside the labels, and two lines.
     (tmp_path / "set" / "images").mkdir()
