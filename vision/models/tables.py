@@ -79,8 +79,8 @@ def configure(
             config[option] = value
             continue
         if option not in config["options"]:
-            known = f"expected one of {', '.join(config['options'])}" if config["options"] else "this model has none"
-            raise UsageError(f"unknown option {option!r}; {known}")
+            there = f"expected one of {', '.join(config['options'])}" if config["options"] else "this model has none"
+            raise UsageError(f"unknown option {option!r}; {there}")
         config["options"][option] = value
     if classes is not None and classes != config.get("nc"):
         names = [str(i) for i in range(classes)] if isinstance(classes, int) else [str(name) for name in classes]
