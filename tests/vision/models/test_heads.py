@@ -164,7 +164,7 @@ def test_nothing_is_taken_out_where_there_are_no_duplicates(duplicates, found):
     ("name", "head", "message"),
     [
         ("hieraedge-n", "anchors", "head: expected one of detect, one2one, rtdetr; got 'anchors'"),
-        ("yolo12n", "one2one", "unknown option 'head'; expected one of none"),
+        ("yolo12n", "one2one", "unknown option 'head'; this model has none"),
     ],
 )
 def test_heads_that_there_are_not_are_refused(name, head, message):

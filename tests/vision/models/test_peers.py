@@ -109,7 +109,7 @@ def test_a_file_in_the_working_folder_is_not_taken_for_ultralytics_table(tmp_pat
 
 
 def test_what_cannot_be_built_is_refused():
-    with pytest.raises(UsageError, match="unknown option 'edge'; expected one of none"):
+    with pytest.raises(UsageError, match="unknown option 'edge'; this model has none"):
         build("yolo12n", classes=2, edge="none")
     with pytest.raises(UsageError, match=r"ultralytics: expected one of .*yolo12n.*; got '../yolo12n'"):
         build({"ultralytics": "../yolo12n"}, classes=2)
