@@ -55,3 +55,8 @@ class RejectedModelError(PalynoError):
 
 class UnknownModelError(RejectedModelError):
     """A model name that is not in the list."""
+
+
+def first_line(error: Exception) -> str:
+    """What another library's exception says in its first line, or its kind where it says nothing."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]

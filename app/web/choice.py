@@ -6,7 +6,7 @@ import threading
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from ...vision.weights import Shipped, shipped_models
+from ...vision.weights import shipped_models
 
 if TYPE_CHECKING:
     from ...vision.detector import Detector
@@ -30,15 +30,15 @@ class Detectors:
         shipped = shipped_models()
         own = first.name not in shipped or shipped[first.name].sha256 != first.sha256
         self.first = f"{first.name} {first.sha256[:12]}" if own and first.name in others else first.name
-        self._about: dict[str, Shipped | None] = {self.first: None if own else shipped[first.name]}
-        self._about |= {name: shipped[name] for name in others if name != self.first}
+        self._about = {self.first: "" if own else shipped[first.name].about}
+        self._about |= {name: shipped[name].about for name in others if name != self.first}
         self._loaded = {self.first: first}
         self._device = device
         self._loading = threading.Lock()
 
     def choices(self) -> list[tuple[str, str]]:
         """What is shown of each, and its name."""
-        return [(f"{n}: {a.about}" if a is not None and a.about else n, n) for n, a in self._about.items()]
+        return [(f"{name}: {about}" if about else name, name) for name, about in self._about.items()]
 
     def __getitem__(self, name: str | None) -> Detector:
         """The detector of this name, the first where there is none of it.

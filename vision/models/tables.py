@@ -111,15 +111,15 @@ def layout_of(config: Mapping[str, Any]) -> str | None:
     if "ultralytics" in config:
         return str(config["ultralytics"])
     said = {"head": config.get("head", "detect"), **config.get("options", {})}
-    best: tuple[int, str] | None = None
+    matches = []
     for name, (table, chosen) in _models().items():
         own = {**table, "scale": chosen["scale"]}
         if any(own[key] != config.get(key) for key in ("layers", "outputs", "scale")):
             continue
         told = {key: value for key, value in chosen.items() if key != "scale"}
         if all(said.get(key) == value for key, value in told.items()):
-            best = min(best or (0, "~"), (-len(told), name))
-    return best[1] if best else None
+            matches.append((-len(told), name))
+    return min(matches)[1] if matches else None
 
 
 def _find(name: str) -> dict[str, Any]:

@@ -17,7 +17,7 @@ import torch
 from torch import nn
 
 from ... import __version__
-from ...errors import PalynoError
+from ...errors import PalynoError, first_line
 from ...kernels.depthwise.dft import DepthwiseDFT, GateDFT, OpenDepthwiseDFT, OpenGateDFT, multiply_adds
 from ...kernels.depthwise.table import RULES
 from ..blocks.omni import OmniKernel
@@ -62,10 +62,9 @@ def onnx_graph(network: Any, images: torch.Tensor, about: Mapping[str, Any], lar
                 dynamic_axes=axes if about["dynamic"] else None,
             )
         except (torch.onnx.OnnxExporterError, RuntimeError) as error:
-            said = (str(error).strip().splitlines() or [type(error).__name__])[0]
             raise PalynoError(
-                f"{about['name']}: expected a network that ONNX {OPSET} can say, got {said}; take another backbone, or "
-                "run the weights themselves"
+                f"{about['name']}: expected a network that ONNX {OPSET} can say, got {first_line(error)}; take "
+                "another backbone, or run the weights themselves"
             ) from error
     graph = onnx.load_from_string(file.getvalue())
     graph.producer_name, graph.producer_version = "palyno", __version__

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from ...errors import PalynoError, RejectedModelError, UsageError
+from ...errors import PalynoError, RejectedModelError, UsageError, first_line
 from .exported import About, Exported, Runner
 
 if TYPE_CHECKING:
@@ -30,7 +30,7 @@ def open_onnx(path: Path, device: str = "auto") -> tuple[Exported, Metadata]:
     except Exception as error:
         raise RejectedModelError(
             f"{path}: expected an ONNX file that `palyno export` wrote, got one that onnxruntime refuses: "
-            f"{str(error).strip().splitlines()[0]}"
+            f"{first_line(error)}"
         ) from error
     about = About.read(path, session.get_modelmeta().custom_metadata_map.get("palyno"), "an ONNX file")
     del session

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from ...errors import PalynoError
+from ...errors import PalynoError, first_line
 from ..network import padded
 from ..tiles import STRIDE
 from .exported import Exported
@@ -111,11 +111,10 @@ def _run(exported: Exported, batch: torch.Tensor) -> torch.Tensor:
         raise
     except Exception as error:
         # Runtimes have exceptions of their own.
-        said = (str(error).strip().splitlines() or [type(error).__name__])[0]
         advice = "export without --dynamic, at one --imgsz" if exported.about.dynamic else "use another --format"
         raise PalynoError(
-            f"expected the runtime to run the exported network on images {tuple(batch.shape)}, got {said}; no file was "
-            f"written, {advice}"
+            f"expected the runtime to run the exported network on images {tuple(batch.shape)}, "
+            f"got {first_line(error)}; no file was written, {advice}"
         ) from error
 
 
