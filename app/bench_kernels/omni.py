@@ -37,7 +37,7 @@ def _case(device: str, shape: tuple[int, int, int, int], dtype: str, transform: 
     large = pair(KERNEL**2, 1, KERNEL, KERNEL)
     enter, leave, spectral, spatial, p, q = (pair(channels, channels, 1, 1) for _ in range(6))
     alpha, beta = (torch.randn(channels, 1, 1, device=device, dtype=kind) for _ in range(2))
-    gate = Gate(spectral, spatial, p, q, alpha if transform else None, beta)
+    gate = Gate(spectral, spatial, beta, p, q, alpha if transform else None)
 
     def call(backend: str) -> Callable[[torch.Tensor], torch.Tensor]:
         return lambda x: omni(x, enter, large, leave, gate, backend=backend)

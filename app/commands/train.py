@@ -38,7 +38,9 @@ from ...errors import UsageError
     type=click.Choice(["magnitude", "scharr", "log", "learned", "reference", "none"]),
     help="Edge prior; the model's if not given.",
 )
-@click.option("--gate", type=click.Choice(["published", "none"]), help="Frequency gate; the model's if not given.")
+@click.option(
+    "--gate", type=click.Choice(["published", "channel", "none"]), help="Frequency gate; the model's if not given."
+)
 @click.option(
     "--backbone", metavar="NAME", help="Of models that have one to choose: biformer_nano, timm:convnext_tiny, ..."
 )

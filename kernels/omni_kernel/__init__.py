@@ -81,7 +81,11 @@ def _check(x: torch.Tensor, enter: Affine, large: Affine, leave: Affine, gate: G
     channels = x.shape[1]
     pairs = {"enter": enter, "leave": leave}
     if gate is not None:
-        pairs |= {"gate.spectral": gate.spectral, "gate.spatial": gate.spatial, "gate.p": gate.p, "gate.q": gate.q}
+        pairs |= {"gate.spectral": gate.spectral, "gate.spatial": gate.spatial}
+        if gate.alpha is not None:
+            if gate.p is None or gate.q is None:
+                raise UsageError("gate: expected p and q beside alpha, got none; give both, or leave alpha out")
+            pairs |= {"gate.p": gate.p, "gate.q": gate.q}
     for name, (weight, bias) in pairs.items():
         if tuple(weight.shape) != (channels, channels, 1, 1) or tuple(bias.shape) != (channels,):
             raise UsageError(

@@ -14,21 +14,22 @@ class Gate(NamedTuple):
     Attributes:
         spectral: W_f of a1 = W_f mean(u) + b.
         spatial: W_c of a2 = W_c mean(|a1 u|) + b.
-        p: W_1 of p = W_1 s + b.
+        beta: (C, 1, 1).
+        p: W_1 of p = W_1 s + b; not needed without alpha, as q.
         q: W_2 of q = W_2 s + b.
         alpha: (C, 1, 1), or None where it is zero: then no transform is made.
-        beta: (C, 1, 1).
     """
 
     spectral: tuple[torch.Tensor, torch.Tensor]
     spatial: tuple[torch.Tensor, torch.Tensor]
-    p: tuple[torch.Tensor, torch.Tensor]
-    q: tuple[torch.Tensor, torch.Tensor]
-    alpha: torch.Tensor | None
     beta: torch.Tensor
+    p: tuple[torch.Tensor, torch.Tensor] | None = None
+    q: tuple[torch.Tensor, torch.Tensor] | None = None
+    alpha: torch.Tensor | None = None
 
     def spectrum(self, s: torch.Tensor) -> torch.Tensor:
         """|F^-1(p . F(q))| of s, (B, C, H, W), in its dtype."""
+        assert self.p is not None and self.q is not None
         p, q = F.conv2d(s, *self.p), F.conv2d(s, *self.q)
         # Transforms of half precision exist on some devices for some sizes only: always float32 or float64.
         with torch.autocast(s.device.type, enabled=False):

@@ -52,7 +52,8 @@ def test_the_gate_is_that_of_the_fourier_transform(size):
     def pair():
         return torch.randn((4, 4, 1, 1), generator=generator), torch.randn(4, generator=generator)
 
-    gate = Gate(pair(), pair(), pair(), pair(), torch.ones(4, 1, 1), torch.ones(4, 1, 1))
+    ones = torch.ones(4, 1, 1)
+    gate = Gate(pair(), pair(), ones, pair(), pair(), ones)
     s = torch.randn((2, 4, *size), generator=generator)
     expected = gate.spectrum(s)
     maps = [torch.nn.functional.conv2d(s, *affine) for affine in (gate.p, gate.q)]

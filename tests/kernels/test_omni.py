@@ -62,6 +62,8 @@ def test_what_cannot_be_is_refused():
         omni(x, large, large, leave)
     with pytest.raises(UsageError, match=r"large: expected weight \(6, 1, kh, kw\)"):
         omni(x, enter, enter, leave)
+    with pytest.raises(UsageError, match="gate: expected p and q beside alpha, got none"):
+        omni(x, enter, large, leave, gate._replace(p=None, q=None, alpha=gate.beta))
     with pytest.raises(UsageError, match="backend: expected auto, reference, fused; got 'fast'"):
         omni(x, enter, large, leave, gate, backend="fast")
     with pytest.raises(UsageError, match=r"x: expected a non-empty floating \(B, C, H, W\)"):

@@ -19,7 +19,7 @@ from ...kernels import depthwise_conv2d, omni
 from ...kernels.omni_kernel import Gate
 from .conv import ConvNormAct
 
-GATES = ("published", "none")
+GATES = ("published", "channel", "none")
 
 
 class KernelSum(nn.Module):
@@ -66,44 +66,71 @@ class KernelSum(nn.Module):
         self.branches = None
 
 
-class GlobalGate(nn.Module):
-    """The dual-domain gate: channel attention of the spectrum (FCA), of the map (SCA), then a spectral gate (FGM).
+class ChannelGate(nn.Module):
+    """Channel attention of the spectrum (FCA), then of the map (SCA): g = beta s.
 
-    f = |a1 u| with a1 = W_f mean(u); s = a2 f with a2 = W_c mean(f); p = W_1 s, q = W_2 s;
-    g = alpha |F^-1(p . F(q))| + beta s. The map p multiplies a spectrum, so its position acts as a frequency: the gate
-    does not move with the picture, and depends on the picture's size. It starts as g = s (alpha 0, beta 1).
+    f = |a1 u| with a1 = W_f mean(u); s = a2 f with a2 = W_c mean(f). All frequencies of a channel have one factor, so
+    it moves with the picture: what is left of `GlobalGate` without the part that does not. It starts with beta 1.
 
     Args:
         channels: Channels of the map.
+
+    Attributes:
+        still: Whether no transform is needed.
     """
 
     def __init__(self, channels: int):
         super().__init__()
         self.spectral = nn.Conv2d(channels, channels, 1)
         self.spatial = nn.Conv2d(channels, channels, 1)
+        self.beta = nn.Parameter(torch.ones(channels, 1, 1))
+        self.still = True
+
+    def attended(self, u: torch.Tensor) -> torch.Tensor:
+        """The map s of u, (B, C, H, W) -> (B, C, H, W)."""
+        f = (self.spectral(u.mean((2, 3), keepdim=True)) * u).abs()
+        return self.spatial(f.mean((2, 3), keepdim=True)) * f
+
+    def forward(self, u: torch.Tensor) -> torch.Tensor:
+        """(B, C, H, W) -> (B, C, H, W)."""
+        return self.beta * self.attended(u)
+
+    def parameters_of_inference(self) -> Gate:
+        """What `palyno.kernels.omni` takes."""
+        return Gate(_affine(self.spectral), _affine(self.spatial), self.beta)
+
+    def merge(self) -> None:
+        """Nothing is left to note for inference."""
+
+
+class GlobalGate(ChannelGate):
+    """The dual-domain gate: channel attention of the spectrum (FCA), of the map (SCA), then a spectral gate (FGM).
+
+    g = alpha |F^-1(p . F(q))| + beta s with p = W_1 s, q = W_2 s. The map p multiplies a spectrum, so its position acts
+    as a frequency: the gate does not move with the picture, and depends on the picture's size. It starts as g = s
+    (alpha 0, beta 1).
+
+    Args:
+        channels: Channels of the map.
+    """
+
+    def __init__(self, channels: int):
+        super().__init__(channels)
         self.p = nn.Conv2d(channels, channels, 1)
         self.q = nn.Conv2d(channels, channels, 1)
         self.alpha = nn.Parameter(torch.zeros(channels, 1, 1))
-        self.beta = nn.Parameter(torch.ones(channels, 1, 1))
         self.still = False
 
     def forward(self, u: torch.Tensor) -> torch.Tensor:
         """(B, C, H, W) -> (B, C, H, W)."""
-        f = (self.spectral(u.mean((2, 3), keepdim=True)) * u).abs()
-        s = self.spatial(f.mean((2, 3), keepdim=True)) * f
-        return self.alpha * self.parameters_of_inference().spectrum(s) + self.beta * s
+        s = self.attended(u)
+        gate = super().parameters_of_inference()._replace(p=_affine(self.p), q=_affine(self.q))
+        return self.alpha * gate.spectrum(s) + self.beta * s
 
     def parameters_of_inference(self) -> Gate:
         """What `palyno.kernels.omni` takes."""
-        alpha = None if self.still else self.alpha
-        return Gate(
-            spectral=_affine(self.spectral),
-            spatial=_affine(self.spatial),
-            p=_affine(self.p),
-            q=_affine(self.q),
-            alpha=alpha,
-            beta=self.beta,
-        )
+        gate = super().parameters_of_inference()
+        return gate if self.still else gate._replace(p=_affine(self.p), q=_affine(self.q), alpha=self.alpha)
 
     def merge(self) -> None:
         """Notes whether alpha is zero, for inference: then no transform is made."""
@@ -120,7 +147,8 @@ class OmniKernel(nn.Module):
     Args:
         channels: Channels of the map.
         kernel: Side of the largest kernel, odd.
-        gate: `published`, or `none` to leave g out: local, movable with the picture and free of transforms.
+        gate: `published` (`GlobalGate`); `channel` (`ChannelGate`), which moves with the picture and is free of
+            transforms; or `none` to leave g out, so that the block is local, too.
 
     Raises:
         UsageError: Unknown `gate` or an even kernel.
@@ -134,7 +162,9 @@ class OmniKernel(nn.Module):
             raise UsageError(f"kernel: expected an odd number, got {kernel}")
         self.enter = nn.Sequential(nn.Conv2d(channels, channels, 1), nn.GELU())
         self.large = KernelSum(channels, kernel)
-        self.gate = GlobalGate(channels) if gate == "published" else None
+        self.gate: ChannelGate | None = None
+        if gate != "none":
+            self.gate = GlobalGate(channels) if gate == "published" else ChannelGate(channels)
         self.leave = nn.Conv2d(channels, channels, 1)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:

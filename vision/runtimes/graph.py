@@ -20,7 +20,7 @@ from ... import __version__
 from ...errors import PalynoError, first_line
 from ...kernels.depthwise.dft import DepthwiseDFT, GateDFT, OpenDepthwiseDFT, OpenGateDFT, multiply_adds
 from ...kernels.depthwise.table import RULES
-from ..blocks.omni import OmniKernel
+from ..blocks.omni import GlobalGate, OmniKernel
 from ..tiles import STRIDE
 
 __all__ = ["OPSET", "Distances", "onnx_graph", "packages"]
@@ -141,7 +141,7 @@ class _Omni(nn.Module):
         if matrices:
             self.large = DepthwiseDFT(weight, bias, size) if size else OpenDepthwiseDFT(weight, bias)
         self.transform: nn.Module | None = None
-        if self.gate is not None and not self.gate.still:
+        if isinstance(self.gate, GlobalGate) and not self.gate.still:
             self.transform = GateDFT(size) if size else OpenGateDFT()
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
@@ -151,7 +151,7 @@ class _Omni(nn.Module):
             f = (gate.spectral(u.mean((2, 3), keepdim=True)) * u).abs()
             s = gate.spatial(f.mean((2, 3), keepdim=True)) * f
             y = y + gate.beta * s
-            if self.transform is not None:
+            if self.transform is not None and isinstance(gate, GlobalGate):
                 y = y + gate.alpha * self.transform(gate.p(s), gate.q(s))
         return self.leave(y.relu())
 

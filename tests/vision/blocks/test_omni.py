@@ -32,8 +32,9 @@ def omni(channels=6, kernel=31, **options) -> OmniKernel:
     torch.manual_seed(0)
     block = OmniKernel(channels, kernel, **options)
     if block.gate is not None:  # At its start the spectral gate is off, and the others are faint.
-        for parameter in (block.gate.alpha, block.gate.beta, block.gate.spectral.bias, block.gate.spatial.bias):
-            torch.nn.init.normal_(parameter)
+        for name, parameter in block.gate.named_parameters():
+            if name in ("alpha", "beta", "spectral.bias", "spatial.bias"):
+                torch.nn.init.normal_(parameter)
     return block
 
 
@@ -57,6 +58,18 @@ def test_values_and_gradients_are_those_of_the_published_form(dtype, tolerance, 
     grads = torch.autograd.grad(y, inputs, up), torch.autograd.grad(expected, inputs, up)
     for got, want in zip(*grads, strict=True):
         assert (got - want).abs().max() <= 10 * tolerance * want.abs().max().clamp(min=1)
+
+
+def test_the_gate_of_channels_is_the_published_one_without_its_transform():
+    block, whole = omni(gate="channel").double(), omni().double()
+    with torch.no_grad():
+        whole.gate.alpha.zero_()
+    whole.load_state_dict(block.state_dict(), strict=False)
+    x = torch.randn(2, 6, 17, 23, dtype=torch.float64)
+    expected = published(whole, x)
+    torch.testing.assert_close(block(x), expected, rtol=0, atol=1e-12)
+    with torch.no_grad():
+        torch.testing.assert_close(block.eval()(x), expected, rtol=0, atol=1e-12)
 
 
 @pytest.mark.parametrize("kernel", [1, 3, 31])
@@ -128,8 +141,9 @@ def shifted_error(block: torch.nn.Module) -> float:
     return float((a[..., 16:48] - b[..., 32:64]).abs().max() / a.std())
 
 
-def test_without_the_gate_the_block_moves_with_the_picture():
-    assert shifted_error(omni(8, gate="none").eval()) < 1e-5
+def test_without_the_published_gate_the_block_moves_with_the_picture():
+    for gate in ("none", "channel"):
+        assert shifted_error(omni(8, gate=gate).eval()) < 1e-5
     block = omni(8).eval()
     for layer in (block.gate.p, block.gate.q):
         torch.nn.init.normal_(layer.weight)
@@ -137,7 +151,7 @@ def test_without_the_gate_the_block_moves_with_the_picture():
 
 
 def test_unknown_options_are_refused():
-    with pytest.raises(UsageError, match=r"gate: expected one of published, none; got 'sigmoid'"):
+    with pytest.raises(UsageError, match=r"gate: expected one of published, channel, none; got 'sigmoid'"):
         OmniKernel(4, gate="sigmoid")
     with pytest.raises(UsageError, match="kernel: expected an odd number, got 30"):
         OmniKernel(4, kernel=30)
