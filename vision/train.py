@@ -182,8 +182,8 @@ def train(settings: TrainSettings, *, resume: bool = False) -> Path:
     # All of it, so that what is wrong with it is told now, and not when training ends.
     data = read_training_set(settings.data)
     names = data.classes
-    file, start = (None, None) if settings.weights is None else _trained(settings.weights)
-    source, tutor = (None, None) if settings.teacher is None else _trained(settings.teacher)
+    file, start = (None, None) if settings.weights is None else _trained(settings.weights)[:2]
+    tutor, network = (None, None) if settings.teacher is None else _trained(settings.teacher)[1:]
     offline.switch_off()
     offline.provide_fonts()
     from .models.distill import Teaching
@@ -197,9 +197,8 @@ def train(settings: TrainSettings, *, resume: bool = False) -> Path:
         table = settings.model if start is None else start.config
         yolo = PollenYOLO(table, classes=names, start=file, **(chosen | dict(settings.options)))
         arguments = _arguments(settings)
-    if source is not None and tutor is not None:
-        weights = (getattr(settings, name) for name in DISTILLED)
-        teaching = Teaching(source.resolve(), tutor.sha256, *weights)
+    if network is not None:
+        teaching = Teaching(network, *(getattr(settings, name) for name in DISTILLED))
         teaching.teacher(yolo.model)  # Here, before anything is written, it is told if it cannot teach.
         yolo.add_callback("on_train_start", teaching)
     run.mkdir(parents=True, exist_ok=True)
@@ -292,12 +291,13 @@ def _as_begun(settings: TrainSettings) -> TrainSettings:
     return replace(settings, **{key: value for key, value in noted.items() if key in own})
 
 
-def _trained(weights: str | Path) -> tuple[Path, Metadata]:
-    """The file of trained weights, checked where it ships, and what it says about itself."""
+def _trained(weights: str | Path) -> tuple[Path, Metadata, Any]:
+    """The file of trained weights, checked where it ships, what it says about itself, and its network."""
     from .weights import find_model, load_weights
 
     path, shipped = find_model(weights)
-    return path, load_weights(path, shipped=shipped)[1]
+    network, metadata = load_weights(path, shipped=shipped)
+    return path, metadata, network
 
 
 def _arguments(settings: TrainSettings) -> dict[str, Any]:

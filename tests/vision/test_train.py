@@ -17,7 +17,7 @@ from palyno.vision.models.detection import build
 from palyno.vision.models.distill import Teacher
 from palyno.vision.train import TrainSettings, _arguments, _as_begun, known_classes, train
 from palyno.vision.validate import read_split, validate
-from palyno.vision.weights import load_weights
+from palyno.vision.weights import _network, load_weights, save_weights
 
 PICTURES = Path(__file__).parent.parent / "data" / "pictures" / "pollen73s"
 
@@ -102,7 +102,7 @@ def test_a_teacher_teaches_a_resumed_run_too_and_is_named_in_the_weights_but_no_
         if trainer.epoch == 1:
             raise PowerCut
 
-    lessons = []
+    lessons, built = [], []
 
     class Watched(Teacher):
         def __call__(self, images):
@@ -110,7 +110,12 @@ def test_a_teacher_teaches_a_resumed_run_too_and_is_named_in_the_weights_but_no_
             lessons.append((tuple(images.shape), lesson.scores.requires_grad))
             return lesson
 
+    def build_watched(stored, metadata):
+        built.append(metadata.name)
+        return _network(stored, metadata)
+
     monkeypatch.setattr("palyno.vision.models.distill.Teacher", Watched)
+    monkeypatch.setattr("palyno.vision.weights._network", build_watched)
     weights, data, out = run[1], scenes / "data.yaml", tmp_path / "pupil"
     tiny = TrainSettings(
         data, out, teacher=weights, distill=0.5, epochs=2, batch=3, imgsz=128, device="cpu", workers=0, name="pupil"
@@ -120,8 +125,10 @@ def test_a_teacher_teaches_a_resumed_run_too_and_is_named_in_the_weights_but_no_
         train(tiny)
     # Six images are two batches, and the two of validation none.
     assert lessons == [((3, 3, 128, 128), False)] * 2
+    assert built == ["tiny"]
     path = train(TrainSettings(data, out, device="cpu"), resume=True)
     assert lessons == [((3, 3, 128, 128), False)] * 4
+    assert built.count("tiny") == 2
     taught = palyno.load(weights, device="cpu").metadata
     pupil = palyno.load(path, device="cpu").metadata
     recipe = pupil.training["recipe"]
@@ -143,6 +150,21 @@ def test_who_cannot_teach_is_refused_before_anything_is_written(run, scenes, tmp
     with pytest.raises(UnknownModelError, match="nothing-like-it"):
         train(TrainSettings(data, tmp_path / "out", teacher="nothing-like-it"))
     assert not (tmp_path / "out").exists()
+
+
+def test_a_resumed_run_refuses_who_cannot_teach_before_its_folder_is_touched(run, tmp_path):
+    begun = shutil.copytree(run[0].out, tmp_path / "begun")
+    (begun / "recipe.json").unlink()  # Which would say that there is no teacher.
+    before = {file: file.read_bytes() for file in begun.rglob("*") if file.is_file()}
+    classes = ("Pinus", "Tilia")
+    stranger = build("yolo11n", classes=classes)
+    about = {"imgsz": 128, "naming_threshold": 0.5, "max_grain_px": 40, "training": {}}
+    teacher = save_weights(
+        tmp_path / "stranger.safetensors", stranger, name="stranger", classes=classes, config=stranger.yaml, **about
+    )
+    with pytest.raises(UsageError, match=r"teacher: expected one that knows .* got one of Pinus, Tilia"):
+        train(dataclasses.replace(run[0], out=begun, teacher=teacher), resume=True)
+    assert before == {file: file.read_bytes() for file in begun.rglob("*") if file.is_file()}
 
 
 def test_weight_decay_is_of_weights_alone(scenes, tmp_path):

@@ -26,7 +26,6 @@ running average, checkpoints and weights do not know of it.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -34,7 +33,6 @@ import torch.nn.functional as F
 
 from ... import offline
 from ...errors import UsageError
-from ..weights import load_weights
 
 offline.switch_off()
 from ultralytics.nn.modules import Detect  # noqa: E402
@@ -51,37 +49,23 @@ def divergence(logits: torch.Tensor, taught: torch.Tensor, temperature: float) -
 
 @dataclass(frozen=True)
 class Teaching:
-    """Who teaches, and how much: all that a process needs to call its own teacher. Called when training starts.
+    """Who teaches, and how much. Called when training starts; a distributed run sends each of its processes a copy.
 
     Attributes:
-        file: The teacher's weights.
-        sha256: Their hash; a file that has changed since is refused.
+        network: See `Teacher`.
         weight: Of the divergence of names, beside the cross-entropy's in `loss`.
         temperature: What logits are divided by.
         boxes: Weight of the divergence of the boxes' sides; 0 leaves them to the labels.
     """
 
-    file: Path
-    sha256: str
+    network: Any
     weight: float
     temperature: float
     boxes: float = 0.0
 
     def teacher(self, student: Any) -> Teacher:
-        """The teacher for a network; for errors see `Teacher`.
-
-        Raises:
-            RejectedModelError: The weights are not what they should be.
-        """
-        # Not a number of the run's own is drawn: the student begins as it would without a teacher.
-        with torch.random.fork_rng(devices=[]):
-            network, metadata = load_weights(self.file)
-        if metadata.sha256 != self.sha256:
-            raise UsageError(
-                f"{self.file}: expected the teacher that training was begun with, sha256 {self.sha256}, got "
-                f"{metadata.sha256}; put that file back, or begin a new run"
-            )
-        return Teacher(network, student, weight=self.weight, temperature=self.temperature, boxes=self.boxes)
+        """The teacher for a network; for errors see `Teacher`."""
+        return Teacher(self.network, student, weight=self.weight, temperature=self.temperature, boxes=self.boxes)
 
     def __call__(self, trainer: Any) -> None:
         """Gives a trainer its teacher."""

@@ -13,23 +13,6 @@ from ultralytics.utils.loss import E2ELoss, v8DetectionLoss
 CLASSES = 7
 
 
-def batch():
-    """Three images: two grains, none, and three."""
-    boxes = [
-        [0.3, 0.3, 0.2, 0.2],
-        [0.7, 0.7, 0.3, 0.3],
-        [0.5, 0.5, 0.4, 0.4],
-        [0.2, 0.8, 0.2, 0.3],
-        [0.8, 0.2, 0.3, 0.2],
-    ]
-    return {
-        "img": torch.rand(3, 3, 128, 128),
-        "batch_idx": torch.tensor([0.0, 0, 2, 2, 2]),
-        "cls": torch.tensor([[3.0], [5], [0], [6], [1]]),
-        "bboxes": torch.tensor(boxes),
-    }
-
-
 def network(name="hieraedge-n", **options):
     torch.manual_seed(1)
     model = build(name, classes=CLASSES, **options).train()
@@ -37,47 +20,45 @@ def network(name="hieraedge-n", **options):
     return model
 
 
-def losses(weight, what, name="hieraedge-n"):
+def losses(weight, batch, name="hieraedge-n"):
     model = network(name, naming_loss=weight)
     torch.manual_seed(2)
-    predictions = model(what["img"])
-    return model, predictions, criterion(model)(predictions, what)[0]
+    predictions = model(batch["img"])
+    return model, predictions, criterion(model)(predictions, batch)[0]
 
 
-def test_what_is_added_is_the_cross_entropy_of_the_grains_names():
-    what = batch()
-    model, predictions, plain = losses(0.0, what)
-    _, _, named = losses(2.0, what)
-    (answers, grain, *_), _, _ = v8DetectionLoss(model).get_assigned_targets_and_loss(predictions, what)
-    names = [[3, 5], [], [0, 6, 1]]
+def test_what_is_added_is_the_cross_entropy_of_the_grains_names(batch):
+    model, predictions, plain = losses(0.0, batch)
+    _, _, named = losses(2.0, batch)
+    (answers, grain, *_), _, _ = v8DetectionLoss(model).get_assigned_targets_and_loss(predictions, batch)
+    names = [[3, 1], [], [0, 4, 2]]
     each = [
         -predictions["scores"][image, :, anchor].log_softmax(0)[names[image][grain[image, anchor]]]
         for image, anchor in answers.nonzero().tolist()
     ]
     assert len(each) > 10
-    added = (named - plain)[1] / len(what["img"])
+    added = (named - plain)[1] / len(batch["img"])
     torch.testing.assert_close(added, 2.0 * model.args.cls * torch.stack(each).mean(), rtol=1e-4, atol=1e-5)
     torch.testing.assert_close(named[[0, 2]], plain[[0, 2]])
 
 
-def test_images_without_grains_are_a_loss_too():
-    what = batch() | {"batch_idx": torch.zeros(0), "cls": torch.zeros(0, 1), "bboxes": torch.zeros(0, 4)}
-    model, _, loss = losses(1.0, what)
+def test_images_without_grains_are_a_loss_too(batch):
+    batch |= {"batch_idx": torch.zeros(0), "cls": torch.zeros(0, 1), "bboxes": torch.zeros(0, 4)}
+    model, _, loss = losses(1.0, batch)
     assert torch.isfinite(loss).all()
     loss.sum().backward()
     assert all(torch.isfinite(p.grad).all() for p in model.parameters() if p.grad is not None)
 
 
-def test_its_gradient_compares_names_and_nothing_else():
+def test_its_gradient_compares_names_and_nothing_else(batch):
     """Added to all logits of an anchor, a number changes nothing: softmax does not say whether there is a grain."""
-    what = batch()
     model = network(naming_loss=1.0)
     predictions = {
-        k: v.detach().requires_grad_() if isinstance(v, torch.Tensor) else v for k, v in model(what["img"]).items()
+        k: v.detach().requires_grad_() if isinstance(v, torch.Tensor) else v for k, v in model(batch["img"]).items()
     }
     one, zero = NamingLoss(model), copy.deepcopy(NamingLoss(model))
     zero.naming = 0.0
-    difference = (one(predictions, what)[0] - zero(predictions, what)[0]).sum()
+    difference = (one(predictions, batch)[0] - zero(predictions, batch)[0]).sum()
     (slope,) = torch.autograd.grad(difference, predictions["scores"])
     assert slope.abs().max() > 1e-3
     assert slope.sum(1).abs().max() < 1e-5
@@ -101,10 +82,9 @@ def test_which_networks_are_trained_with_it(name, options, weight, heads):
     assert [(type(one), one.naming) for one in inner] == [(NamingLoss, weight)] * heads
 
 
-def test_with_no_weight_it_is_ultralytics_loss():
-    what = batch()
-    model, predictions, loss = losses(0.0, what)
-    assert torch.equal(loss, v8DetectionLoss(model)(predictions, what)[0])
+def test_with_no_weight_it_is_ultralytics_loss(batch):
+    model, predictions, loss = losses(0.0, batch)
+    assert torch.equal(loss, v8DetectionLoss(model)(predictions, batch)[0])
 
 
 @pytest.mark.parametrize("name", ["hieraedge-rtdetr", "rtdetr-l"])
