@@ -1,4 +1,4 @@
-"""The models there are, with their sizes, work, weights and figures: what `palyno models list` shows.
+"""The models and backbones there are, with sizes, work, weights and figures: what `palyno models list` shows.
 
 Nothing is built and no torch imported: sizes are in `vision/models/zoo.json`, the rest in the weights' headers.
 """
@@ -11,7 +11,7 @@ from typing import Any
 
 from ..errors import RejectedModelError
 
-__all__ = ["FIGURES", "list_zoo"]
+__all__ = ["FIGURES", "list_backbones", "list_zoo"]
 
 # Of a repository, not of an installed package.
 FIGURES = Path(__file__).parents[1] / "docs" / "results" / "detectors.json"
@@ -49,6 +49,22 @@ def list_zoo() -> list[dict[str, Any]]:
             row["figures"] = measured[name]
         rows.append(row)
     return rows
+
+
+def list_backbones() -> list[dict[str, Any]]:
+    """A row a backbone of ours, the smallest first; none has weights that ship.
+
+    Each has `name`, by which `--backbone` and timm know it, `kind` (`backbone`), `family`, `parameters`, `gflops` and
+    `bytes` as `list_zoo` has them, without a classifier; `strides` of its maps and `channels` of each, `models` whose
+    backbone is to choose, `ships` and `licence`.
+    """
+    from ..vision.models.zoo import read_backbones, read_zoo
+
+    models = [name for name, entry in read_zoo().items() if entry["options"].get("backbone", "") is None]
+    about = {"kind": "backbone", "family": "palyno", "ships": False, "licence": LICENCE, "models": models}
+    return sorted(
+        ({"name": n, **about, **entry} for n, entry in read_backbones().items()), key=lambda r: r["parameters"]
+    )
 
 
 def _said(file: str, zoo: dict[str, dict[str, Any]]) -> dict[str, Any]:

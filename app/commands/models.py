@@ -19,7 +19,7 @@ _FIGURES = (
     ("mAP50-95", "mAP50-95"),
     ("mAP50", "mAP50"),
 )
-_NUMBERS = ("classes", "M params", "GFLOPs", "weights")
+_NUMBERS = ("classes", "M params", "GFLOPs", "weights", "float16")
 
 
 @click.group()
@@ -30,16 +30,17 @@ def models() -> None:
 @models.command("list")
 @shared.as_json
 def list_models(as_json: bool) -> None:
-    """List the models: those whose weights ship first, then the detectors that can be trained.
+    """List the models: those whose weights ship first, then the detectors that can be trained; and the backbones.
 
-    Parameters and GFLOPs (multiplications and additions on a tile of 640 px) are for 80 classes. Weights ship where a
-    licence is shown; figures are those of the weights' own validation, or of docs/results/detectors.json.
+    Parameters and GFLOPs (multiplications and additions on a tile of 640 px) are for 80 classes; those of backbones are
+    without a classifier. Weights ship where a model's licence is shown; figures are those of the weights' own
+    validation, or of docs/results/detectors.json.
     """
-    from ..zoo import list_zoo
+    from ..zoo import list_backbones, list_zoo
 
-    rows = list_zoo()
+    rows, backbones = list_zoo(), list_backbones()
     if as_json:
-        click.echo(json.dumps({"models": rows}, ensure_ascii=False))
+        click.echo(json.dumps({"models": rows, "backbones": backbones}, ensure_ascii=False))
         return
     shown = []
     for row in rows:
@@ -65,6 +66,28 @@ def list_models(as_json: bool) -> None:
     for row in rows:
         if row["ships"]:
             click.echo(f"{row['name']} was trained on {row['source']}.")
+    shown = [
+        {
+            "backbone": row["name"],
+            "M params": f"{row['parameters'] / 1e6:.2f}",
+            "GFLOPs": f"{row['gflops']:.1f}",
+            "float16": f"{row['bytes'] / 1e6:.1f} MB",
+            "maps (channels at stride)": ", ".join(map("{} at {}".format, row["channels"], row["strides"])),
+            "licence": row["licence"],
+        }
+        for row in backbones
+    ]
+    click.echo()
+    _show(shown, tuple(shown[0]))
+    name, layouts = backbones[0]["name"], backbones[0]["models"]
+    click.echo(
+        "A detector on one of them, or on any pyramid of timm's, trained from random numbers:\n"
+        f"  palyno train scenes/data.yaml --out run --backbone {name}\n"
+        f"  palyno train scenes/data.yaml --out run --backbone timm:convnext_tiny --model {layouts[0]}\n"
+        f"What --model puts them into: {', '.join(layouts)}. In Python the maps alone:\n"
+        f'  import timm, palyno.vision.backbones; timm.create_model("{name}", features_only=True)\n'
+        "Weights that BiFormer's authors published, for timm: palyno models convert."
+    )
 
 
 @models.command()
@@ -190,7 +213,7 @@ def calibrate(
     from ...vision.weights import find_model
 
     refuse_existing(out, overwrite=overwrite)
-    fit = fit_temperature(load(weights, device=device), *read_split(data, split, only), conf=conf)
+    fit = fit_temperature(load(weights, device=device, runtime="torch"), *read_split(data, split, only), conf=conf)
     if not fit.grains:
         raise NothingToDoError(f"{data}: no grain of {split} was found whose name the detector has")
     changes = {} if naming_threshold is None else {"naming_threshold": naming_threshold}

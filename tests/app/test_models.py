@@ -1,14 +1,17 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
 import json
+import re
+import shlex
 
 import pytest
 from click.testing import CliRunner
 from palyno.app import zoo
 from palyno.app.cli import cli
 from palyno.vision import weights
-from palyno.vision.models.tables import model_names
+from palyno.vision.models.tables import configure, model_names
 
 
 @pytest.fixture
@@ -53,9 +56,44 @@ def test_list_has_every_model_that_can_be_built_with_its_size_and_work():
     assert all(name in table for name in rows)
 
 
+def test_list_has_every_backbone_of_ours_with_its_size_and_work_and_what_to_do_with_it():
+    listed = json.loads(run("list", "--json").stdout)
+    rows = {row["name"]: row for row in listed["backbones"]}
+    assert list(rows) == ["biformer_nano", "biformer_tiny", "biformer_small", "biformer_base"]
+    keys = {"family", "parameters", "gflops", "bytes", "channels", "strides", "models", "ships", "licence", "kind"}
+    assert all(keys <= set(row) for row in rows.values())
+    models = {row["name"]: row for row in listed["models"]}
+    assert not set(rows) & set(models), "a --model is no --backbone"
+    layouts = rows["biformer_nano"]["models"]
+    assert sorted(layouts) == sorted(n for n, row in models.items() if row["parameters"] is None and row["options"])
+    text = run("list").stdout
+    assert all(name in text for name in (*rows, *layouts))
+    assert re.search(r"biformer_nano +1\.80 +6\.3 +3\.6 MB +32 at 4, 64 at 8, 128 at 16, 256 at 32 +AGPL-3\.0", text)
+
+
+def test_what_list_says_to_do_with_backbones_can_be_done():
+    """The commands get as far as the data, which is not there; what they name is known; the line of Python runs."""
+    import palyno.vision.backbones  # noqa: F401
+    import timm
+
+    lines = [line.strip() for line in run("list").stdout.splitlines()]
+    commands = [shlex.split(line) for line in lines if line.startswith("palyno train ")]
+    assert len(commands) == 2
+    for _, *arguments in commands:
+        assert "scenes/data.yaml' does not exist" in CliRunner().invoke(cli, arguments).output
+        named = dict(itertools.pairwise(arguments))
+        config = configure(named.get("--model", "backbone-yolo-n"), classes=2, backbone=named["--backbone"])
+        assert config["options"]["backbone"] == named["--backbone"]
+        assert named["--backbone"].removeprefix("timm:") in timm.list_models()
+    (line,) = (line for line in lines if line.startswith("import timm"))
+    imports, maps = line.split("; ")
+    exec(imports, scope := {})
+    assert eval(maps, scope).feature_info.channels() == [32, 64, 128, 256]
+
+
 def test_weights_are_as_large_as_the_table_that_they_were_trained_with(shipped_model):
     """Whatever their name stands for by now; a header's table is found again among ours."""
-    from palyno.vision.models.tables import configure, layout_of
+    from palyno.vision.models.tables import layout_of
     from safetensors import safe_open
 
     for name in ("hieraedge-n-reference", "hieraedge-n-one2one", "hieraedge-published-n", "biformer-nano-yolo"):

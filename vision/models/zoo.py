@@ -1,11 +1,11 @@
-"""Every model that `build` takes, with its size and work: measured once into `zoo.json`, read without building any.
+"""Models that `build` takes and our backbones, with size and work: measured into `zoo.json`, read without building any.
 
     python -m palyno.vision.models.zoo          # measures all again and writes zoo.json
 
 Parameters are those that are trained. Multiplications and additions are PyTorch's own count
 (`torch.utils.flop_counter`: convolutions, products of matrices and attention; Fourier transforms and elementwise steps
 are counted by no one) of the network as it is used: fused, one RGB image of 640 px, with plain operators. Both for 80
-classes, as detectors are compared.
+classes, as detectors are compared; a backbone has none, and is measured without the classifier that timm puts on it.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from typing import Any
 
 from .tables import PEERS, configure, model_names
 
-__all__ = ["CLASSES", "SIDE", "ZOO", "measure", "read_zoo"]
+__all__ = ["CLASSES", "SIDE", "ZOO", "measure", "measure_backbone", "read_backbones", "read_zoo"]
 
 ZOO = Path(__file__).with_name("zoo.json")
 CLASSES, SIDE = 80, 640
@@ -32,15 +32,24 @@ def read_zoo() -> dict[str, dict[str, Any]]:
     half precision, `head`, and `options` with the values that the name stands for. Numbers are None where a model is
     one only once its backbone is named.
     """
-    zoo: dict[str, dict[str, Any]] = json.loads(ZOO.read_text(encoding="utf-8"))["models"]
-    return zoo
+    return _read("models")
+
+
+def read_backbones() -> dict[str, dict[str, Any]]:
+    """What `measure_backbone` said of each backbone of ours, by the name that `--backbone` and timm know it by.
+
+    Entries: `strides` of its maps, `channels` of each, and `parameters`, `gflops` and `bytes` as in `read_zoo`.
+    """
+    return _read("backbones")
+
+
+def _read(part: str) -> dict[str, dict[str, Any]]:
+    entries: dict[str, dict[str, Any]] = json.loads(ZOO.read_text(encoding="utf-8"))[part]
+    return entries
 
 
 def measure(name: str) -> dict[str, Any]:
     """Builds a model and counts."""
-    import torch
-    from torch.utils.flop_counter import FlopCounterMode
-
     from .detection import build
 
     config = configure(name, classes=CLASSES)
@@ -51,14 +60,29 @@ def measure(name: str) -> dict[str, Any]:
     }
     if None in config["options"].values():
         return {**about, "parameters": None, "gflops": None, "bytes": None}
-    model = build(name, classes=CLASSES).eval()
+    return {**about, **_counted(build(name, classes=CLASSES))}
+
+
+def measure_backbone(name: str) -> dict[str, Any]:
+    """Builds a backbone and counts."""
+    from ..blocks.biformer import STRIDES, VARIANTS, BiFormerPyramid
+
+    net = BiFormerPyramid(**VARIANTS[name])
+    return {"strides": list(STRIDES), "channels": list(net.dims), **_counted(net)}
+
+
+def _counted(model: Any) -> dict[str, Any]:
+    import torch
+    from torch.utils.flop_counter import FlopCounterMode
+
     parameters = sum(p.numel() for p in model.parameters())
     size = sum(t.numel() * (2 if t.is_floating_point() else t.element_size()) for t in model.state_dict().values())
-    network = model.fuse()
+    network = model.eval()
+    # Normalisation that is not folded is elementwise, and not counted.
+    network = network.fuse() if hasattr(network, "fuse") else network
     with _plain_operators(), torch.no_grad(), FlopCounterMode(display=False) as counter:
         network(torch.zeros(1, 3, SIDE, SIDE))
-    gflops = round(counter.get_total_flops() / 1e9, 2)
-    return {**about, "parameters": parameters, "gflops": gflops, "bytes": size}
+    return {"parameters": parameters, "gflops": round(counter.get_total_flops() / 1e9, 2), "bytes": size}
 
 
 def _plain_operators() -> Any:
@@ -72,12 +96,14 @@ def _main() -> None:
     import sys
 
     from ...data.atomic import write_text
+    from ..blocks.biformer import VARIANTS
 
-    models = {}
-    for name in model_names():
-        models[name] = measure(name)
-        print(name, models[name]["parameters"], models[name]["gflops"], file=sys.stderr)
-    document = {"classes": CLASSES, "side": SIDE, "counter": "torch.utils.flop_counter", "models": models}
+    document: dict[str, Any] = {"classes": CLASSES, "side": SIDE, "counter": "torch.utils.flop_counter"}
+    for part, names, count in (("models", model_names(), measure), ("backbones", VARIANTS, measure_backbone)):
+        document[part] = {}
+        for name in names:
+            entry = document[part][name] = count(name)
+            print(name, entry["parameters"], entry["gflops"], file=sys.stderr)
     write_text(ZOO, json.dumps(document, indent=1) + "\n")
 
 

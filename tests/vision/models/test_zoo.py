@@ -2,18 +2,29 @@
 
 import json
 
+import palyno.vision.backbones  # noqa: F401
 import pytest
+import timm
 import torch
+from palyno.vision.blocks.biformer import VARIANTS, BiFormerPyramid
 from palyno.vision.models.tables import model_names
-from palyno.vision.models.zoo import ZOO, measure, read_zoo
+from palyno.vision.models.zoo import ZOO, measure, measure_backbone, read_backbones, read_zoo
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
+
+# G multiply-adds on 224 px (Zhu et al. 2023), of which the classifier's are less than a thousandth.
+PUBLISHED = [
+    ("biformer_tiny", 2.2),
+    pytest.param("biformer_small", 4.5, marks=pytest.mark.slow),
+    pytest.param("biformer_base", 9.8, marks=pytest.mark.slow),
+]
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def test_every_model_is_in_it_and_nothing_else():
     assert sorted(read_zoo()) == model_names()
+    assert sorted(read_backbones()) == sorted(VARIANTS)
     document = json.loads(ZOO.read_text())
     assert (document["classes"], document["side"]) == (80, 640)
 
@@ -29,6 +40,25 @@ def test_it_says_what_is_measured(name):
 @pytest.mark.parametrize("name", model_names())
 def test_it_says_what_is_measured_of_every_model(name):
     assert read_zoo()[name] == measure(name)
+
+
+@pytest.mark.parametrize(
+    "name", ["biformer_nano", *(pytest.param(n, marks=pytest.mark.slow) for n in VARIANTS if n != "biformer_nano")]
+)
+def test_it_says_what_is_measured_of_backbones_that_timm_knows_too(name):
+    assert read_backbones()[name] == measure_backbone(name)
+    with torch.device("meta"):
+        features = timm.create_model(name, features_only=True)
+    assert features.feature_info.channels() == read_backbones()[name]["channels"]
+    assert features.feature_info.reduction() == read_backbones()[name]["strides"]
+    assert sum(p.numel() for p in features.parameters()) == read_backbones()[name]["parameters"]
+
+
+@pytest.mark.parametrize(("name", "work"), PUBLISHED)
+def test_the_published_work_of_biformer(name, work):
+    with FlopCounterMode(display=False) as counter, torch.no_grad():
+        BiFormerPyramid(**VARIANTS[name]).eval()(torch.zeros(1, 3, 224, 224))
+    assert counter.get_total_flops() / 2e9 == pytest.approx(work, abs=0.05)
 
 
 def test_the_published_size_of_a_stock_model():
