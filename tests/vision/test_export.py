@@ -330,6 +330,25 @@ def test_regions_of_routing_attention_are_laid_out_for_one_size(tmp_path):
     assert done.parity.boxes > 0 and done.parity.probability < 1e-5
 
 
+@pytest.mark.parametrize("name", [pytest.param("hieraedge-rtdetr", marks=pytest.mark.slow), "rtdetr-l"])
+def test_the_boxes_of_queries_are_in_pixels_of_images_of_any_size(tmp_path, name):
+    """Of the decoder's, which are shares of the image. Before a file is written, it is tried on other sizes, too."""
+    torch.manual_seed(0)
+    model = build(name, classes=2).eval()
+    head = model.model[-1]
+    for boxes in (head.enc_bbox_head, *head.dec_bbox_head):
+        torch.nn.init.normal_(boxes.layers[-1].weight, 0, 0.1)
+    done = export(model, tmp_path / "x.onnx", imgsz=64, dynamic=True)
+    assert done.parity.boxes > 800 and done.parity.box_px < 0.01 and done.parity.probability < 1e-4
+    images = torch.rand((3, 3, 160, 96), generator=torch.Generator().manual_seed(2))
+    with torch.no_grad():
+        expected = model(images)[0]
+    got = run(done.path, images)
+    assert got.shape == expected.shape == (3, 4 + 2, 300)
+    assert expected[:, :2].amax((0, 2)).tolist() == pytest.approx([96, 160], rel=0.15)
+    assert (got[:, :4].amax(2) - expected[:, :4].amax(2)).abs().max() < 0.5
+
+
 def test_a_detector_is_not_stored_in_halves_as_its_weights_are_folded(tmp_path, shipped):
     with pytest.raises(UsageError, match="half: expected the name of a model or a weights file"):
         export(shipped, tmp_path / "x.onnx", half=True)

@@ -20,7 +20,7 @@ from ... import offline
 offline.switch_off()
 from ultralytics.nn.modules import Detect, RTDETRDecoder  # noqa: E402
 
-__all__ = ["Decoder", "OneToOne", "make_head"]
+__all__ = ["Decoder", "OneToOne", "in_pixels", "make_head"]
 
 
 class OneToOne(Detect):
@@ -81,14 +81,19 @@ class Decoder(RTDETRDecoder):
         if self.training:
             return made
         found, *raw = (made,) if self.export else made
-        height, width = x[0].shape[-2:]
-        sides = torch.stack([torch.as_tensor(side) for side in (width, height, width, height)]).to(found)
-        found = torch.cat((found[..., :4] * (sides * self.finest), found[..., 4:]), 2).transpose(1, 2)
+        found = in_pixels(found, *(side * self.finest for side in x[0].shape[-2:]))
         return (found, *raw) if raw else found
 
     def postprocess(self, boxes: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
         """Every query, where ultralytics lists the 300 surest pairs of query and class."""
         return torch.cat((boxes, scores), 2)
+
+
+def in_pixels(found: torch.Tensor, height: int, width: int) -> torch.Tensor:
+    """Boxes as shares of an image, (B, queries, 4 + classes) -> the same in its pixels, (B, 4 + classes, queries)."""
+    # Stacked, not made of two numbers: a trace would keep the size that it was made with.
+    sides = torch.stack([torch.as_tensor(side) for side in (width, height, width, height)]).to(found)
+    return torch.cat((found[..., :4] * sides, found[..., 4:]), 2).transpose(1, 2)
 
 
 def make_head(name: str, nc: int, reg_max: int, ch: Sequence[int]) -> Detect | Decoder:

@@ -19,6 +19,7 @@ import torch
 import yaml
 
 from ... import offline
+from .heads import in_pixels
 from .loss import criterion
 from .tables import PEERS, configure
 
@@ -94,8 +95,7 @@ class PeerDETR(RTDETRDetectionModel, Peer):
             return made
         # Alone where it is exported, else before what the losses need.
         found, *raw = (made,) if isinstance(made, torch.Tensor) else made
-        size = x.new_tensor([x.shape[3], x.shape[2]] * 2)
-        found = torch.cat((found[..., :4] * size, found[..., 4:]), 2).transpose(1, 2)
+        found = in_pixels(found, *x.shape[-2:])
         return (found, *raw) if raw else found
 
 
