@@ -130,7 +130,7 @@ def _subjects(models: Sequence[str], device: str) -> dict[str, tuple[Detector, O
     """The detectors by names that tell them apart."""
     if not models:
         raise UsageError("models: expected at least one")
-    detectors = [load(model, device=device) for model in models]
+    detectors = [load(model, device=device, runtime="torch") for model in models]
     plain = [detector.name for detector in detectors]
     names = [d.name if plain.count(d.name) == 1 else f"{d.name} {d.sha256[:8]}" for d in detectors]
     if len(set(names)) < len(names):

@@ -181,7 +181,7 @@ def _run(task: dict[str, Any]) -> None:
 def _palyno(task: dict[str, Any]) -> Finder:
     from ..vision.detector import load
 
-    detector = load(task["model"], device=task["device"])
+    detector = load(task["model"], device=task["device"], runtime="torch")
 
     def find(path: Path) -> tuple[np.ndarray, np.ndarray]:
         result = detector.detect(path, conf=task["conf"], iou=task["iou"], tile=task["tile"])

@@ -2,6 +2,7 @@
 
 Each runtime works in a process of its own, so that its threads and its memory are its own, and all of them are asked in
 turn, one tile each round, so that whatever else the machine does meets them alike. While one works the others sleep.
+`palyno detect` on whole slides, with all that it does besides, is timed in turn in the same way.
 """
 
 from __future__ import annotations
@@ -36,6 +37,8 @@ RUNTIMES: dict[str, tuple[str, bool, dict[str, str]]] = {
     "OpenVINO, any size": ("openvino", True, {}),
 }
 BASE = "palyno, PyTorch"
+# Whose whole runs are compared, as `palyno detect --runtime` names them.
+WHOLE = ("torch", "onnxruntime")
 WARM_UP = 3
 
 
@@ -46,6 +49,8 @@ def bench_runtimes(
     imgsz: int = 640,
     rounds: int = 40,
     runtimes: Sequence[str] = tuple(RUNTIMES),
+    slides: Sequence[Path] = (),
+    runs: int = 5,
     on_row: Callable[[dict[str, Any]], None] = lambda row: None,
 ) -> dict[str, Any]:
     """Times one tile a call, batch 1, float32.
@@ -56,13 +61,17 @@ def bench_runtimes(
         imgsz: Side of the tile.
         rounds: Calls of each that count.
         runtimes: Which of `RUNTIMES`; the first, to which ratios are, is always among them.
+        slides: Slides and folders of them, to time `palyno detect` on; none leaves that out.
+        runs: Runs of that which count.
         on_row: Called with each row as it is done.
 
     Returns:
         The settings, the machine, its load before and after, and `rows`: for each number of threads and runtime the
         median, quartiles and minimum in milliseconds, `faster` (the median of the rounds' ratios of PyTorch's time to
         its time), `cpu_ms` (the median of the processor time of all its threads), the seconds from an imported PyTorch
-        to the first result, the process's peak memory in MiB, the largest differences from PyTorch.
+        to the first result, the process's peak memory in MiB, the largest differences from PyTorch. With slides also
+        `detect`: the seconds of a first run, with an empty cache, the median of the later ones and all of them,
+        `faster` as above, and the grains.
 
     Raises:
         UsageError: An unknown runtime.
@@ -80,6 +89,7 @@ def bench_runtimes(
             for row in _measure(chosen, files, count, imgsz, rounds, Path(folder)):
                 on_row(row)
                 rows.append(row)
+        whole = [row for count in threads for row in _whole(slides, model, count, runs, Path(folder))] if slides else []
     return {
         "model": model,
         "imgsz": imgsz,
@@ -91,6 +101,7 @@ def bench_runtimes(
         "load_average": [round(value, 1) for value in [*load, *(os.getloadavg()[:1] if load else ())]],
         "versions": _versions(),
         "rows": rows,
+        **({"detect": whole} if whole else {}),
     }
 
 
@@ -118,6 +129,7 @@ def _measure(
             kind, dynamic, variables = RUNTIMES[name]
             task = {
                 "file": files[kind, dynamic],
+                "runtime": "torch" if kind == "weights" else "auto",
                 "threads": threads,
                 "imgsz": imgsz,
                 "output": str(folder / f"{i}.npy"),
@@ -157,6 +169,46 @@ def _measure(
             **_differences(outputs[names.index(BASE)], outputs[i]),
         }
         for i, name in enumerate(names)
+    ]
+
+
+def _whole(slides: Sequence[Path], model: str, threads: int, runs: int, folder: Path) -> list[dict[str, Any]]:
+    """`palyno detect` in a process of its own, each runtime with a cache of its own that is empty at first."""
+    times: dict[str, list[float]] = {runtime: [] for runtime in WHOLE}
+    grains = {}
+    for _ in range(1 + runs):
+        for runtime in WHOLE:
+            out = folder / f"results-{runtime}"
+            line = [*map(str, slides), "--out", str(out), "--model", model, "--device", "cpu", "--runtime", runtime]
+            variables = {
+                "OMP_NUM_THREADS": str(threads),
+                "PALYNO_CACHE": str(folder / f"cache-{runtime}-{threads}"),
+            }
+            began = time.perf_counter()
+            done = subprocess.run(
+                [sys.executable, "-m", "palyno", "detect", *line, "--overwrite", "--no-resume", "--quiet"],
+                env={**os.environ, **variables},
+                stderr=subprocess.PIPE,
+                text=True,
+            )
+            times[runtime].append(time.perf_counter() - began)
+            run = json.loads((out / "run.json").read_text(encoding="utf-8")) if done.returncode == 0 else {}
+            if not run.get("runtime", "").startswith(runtime):
+                raise PalynoError(f"palyno detect: expected a run in {runtime}, got {run.get('note') or done.stderr}")
+            grains[runtime] = run["totals"]["grains"]
+    return [
+        {
+            "threads": threads,
+            "runtime": runtime,
+            "grains": grains[runtime],
+            "first_s": round(times[runtime][0], 2),
+            "median_s": round(statistics.median(times[runtime][1:]), 2),
+            "seconds": [round(value, 2) for value in times[runtime][1:]],
+            "faster": round(
+                statistics.median(a / b for a, b in zip(times[WHOLE[0]][1:], times[runtime][1:], strict=True)), 3
+            ),
+        }
+        for runtime in WHOLE
     ]
 
 
@@ -218,7 +270,7 @@ def _work(task: dict[str, Any], answer: Callable[[dict[str, Any]], None]) -> Non
     # A real slide: how long an operator takes can depend on the numbers.
     image = tiles(task["imgsz"], False)[0]
     began = time.perf_counter()
-    network = load(task["file"], device="cpu").network.model
+    network = load(task["file"], device="cpu", runtime=task["runtime"]).network.model
     torch.set_num_threads(task["threads"])
 
     def run() -> torch.Tensor:

@@ -39,6 +39,7 @@ class ExplainOptions:
         context: Sides of the grain that the network is shown.
         model: Name or weights file.
         device: Where it runs.
+        runtime: What finds the grains, see `palyno.load`; PyTorch explains them.
         conf: As for `Detector.detect`, as all that follow.
         iou: See there.
         tile: See there.
@@ -57,6 +58,7 @@ class ExplainOptions:
     context: float = 3.0
     model: str = "hieraedge-n"
     device: str = "auto"
+    runtime: str = "auto"
     conf: float = 0.25
     iou: float = 0.7
     tile: int = 640
@@ -92,8 +94,8 @@ def explain_slide(
     if out.exists() and not out.is_dir():
         raise UsageError(f"{out}: expected a folder for the panels, got a file; give another name")
     refuse_existing(out / "explain.json", overwrite=options.overwrite)
-    detector = load(options.model, device=options.device)
-    opened = Opened(detector.network.model)
+    detector = load(options.model, device=options.device, runtime=options.runtime)
+    opened = Opened(detector.network.module)
     with closing(open_slide(path, um_per_px=options.um_per_px)) as slide:
         reading: dict[str, Any] = {"tile": options.tile, "imgsz": options.imgsz}
         if isinstance(options.overlap, int):

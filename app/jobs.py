@@ -42,6 +42,7 @@ class DetectOptions:
     Attributes:
         model: Name, or path of a weights file.
         device: `auto`, `cpu`, `cuda`, `cuda:N` or `mps`.
+        runtime: `auto`, `torch` or `onnxruntime`, see `palyno.load`.
         conf: Lowest confidence, in [0, 1].
         iou: Overlap above which two boxes of a tile are one grain, in [0, 1].
         tile: Side of a tile, pixels of the slide.
@@ -60,6 +61,7 @@ class DetectOptions:
 
     model: str = "hieraedge-n"
     device: str = "auto"
+    runtime: str = "auto"
     conf: float = 0.25
     iou: float = 0.7
     tile: int = 640
@@ -146,12 +148,13 @@ class _Job:
         self.readings: dict[str, Reading] = {}
         self.began, self.clock = datetime.now(UTC).isoformat(timespec="seconds"), time.monotonic()
         self.stems = slide_stems(slides)
-        self.detector = detector or _load(options)
+        self.detector = detector or _load(options, progress)
         self.ledger = Ledger(out / ".palyno")
         self.key = {
             "model": {"name": self.detector.name, "sha256": self.detector.sha256},
             "arguments": options.arguments(),
             "device": str(getattr(self.detector, "device", options.device)),
+            "runtime": getattr(self.detector, "runtime", ""),
             "versions": {**versions(), "code": code_fingerprint()},
         }
 
@@ -314,6 +317,7 @@ class _Job:
             began=self.began,
             seconds=time.monotonic() - self.clock,
             finished=finished,
+            note=getattr(self.detector, "note", None),
         )
 
     def _write_run(self, report: RunReport) -> None:
@@ -344,10 +348,10 @@ def _check_formats(formats: Sequence[str]) -> None:
         raise UsageError(f"expected formats among {', '.join(FORMATS)}, got {', '.join(unknown)}")
 
 
-def _load(options: DetectOptions) -> Detector:
+def _load(options: DetectOptions, progress: Progress) -> Detector:
     from ..vision.detector import load
 
-    detector = load(options.model, device=options.device)
+    detector = load(options.model, device=options.device, runtime=options.runtime, on_prepare=progress.note)
     if options.workers is not None:
         import torch
 

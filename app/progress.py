@@ -20,6 +20,9 @@ class Progress:
     def __exit__(self, kind: type | None, error: BaseException | None, trace: TracebackType | None) -> None:
         return None
 
+    def note(self, text: str) -> None:
+        """Something takes its time before the job starts: what."""
+
     def start(self, slides: int) -> None:
         """The job has this many slides to read."""
 
@@ -64,6 +67,10 @@ class TerminalProgress(Progress):
 
     def __exit__(self, kind: type | None, error: BaseException | None, trace: TracebackType | None) -> None:
         self._bar.stop()
+
+    def note(self, text: str) -> None:
+        """Shows the line, which stays."""
+        self._bar.console.print(text, markup=False, highlight=False, soft_wrap=True)
 
     def start(self, slides: int) -> None:
         """Sets the length of the bar."""

@@ -70,6 +70,7 @@ class RunReport:
         began: When, ISO 8601.
         seconds: How long it took.
         finished: Whether all slides were read or found unreadable, and the tables are written.
+        note: Why PyTorch ran the network where another runtime is faster.
     """
 
     out: Path
@@ -80,6 +81,7 @@ class RunReport:
     began: str
     seconds: float
     finished: bool
+    note: str | None = None
 
     @property
     def read(self) -> tuple[SlideReport, ...]:
@@ -117,6 +119,8 @@ class RunReport:
             "model": self.key["model"],
             "arguments": self.key["arguments"],
             "device": self.key["device"],
+            "runtime": self.key["runtime"],
+            **({"note": self.note} if self.note else {}),
             "versions": self.key["versions"],
             "options": dict(self.options),
             "totals": {
@@ -138,7 +142,7 @@ class RunReport:
 def versions() -> dict[str, str]:
     """Versions of palyno, of Python and of the libraries that the numbers depend on; imports none of them."""
     found = {"palyno": __version__, "python": platform.python_version()}
-    for name in ("torch", "torchvision", "ultralytics", "numpy", "opencv-python", "pillow"):
+    for name in ("torch", "torchvision", "onnxruntime", "ultralytics", "numpy", "opencv-python", "pillow"):
         try:
             found[name] = metadata.version(name)
         except metadata.PackageNotFoundError:

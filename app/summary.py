@@ -35,6 +35,8 @@ def show(report: RunReport, *, errors_only: bool = False, console: Console | Non
         console.print(_taxa(report))
         if len(report.read) > 1:
             console.print(_slides(report.read))
+    if report.note and not errors_only:
+        console.print(Text.assemble(("    note", "yellow"), f"  {report.note}"), soft_wrap=True)
     for trouble in report.troubles[:_MOST_TROUBLES]:
         word = {"ok": "warning", "failed": "failed"}.get(trouble.status, trouble.status)
         style = "yellow" if word != "failed" else "bold red"

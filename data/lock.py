@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import socket
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -16,11 +17,15 @@ __all__ = ["locked"]
 
 
 @contextmanager
-def locked(path: Path) -> Iterator[None]:
+def locked(path: Path, *, wait: float = 0.0) -> Iterator[None]:
     """Holds a lock file that names its owner; it lies in a folder of the folder that it guards.
 
     The kernel gives the lock back when its owner dies, however it dies, so a file left by a killed process does not
     block. Where the file system has no locks, the owner's process id decides, on the owner's own host.
+
+    Args:
+        path: The lock file.
+        wait: Seconds to wait for another process to end what it does.
 
     Raises:
         UsageError: Another process that is alive holds the lock, or its folder cannot be made.
@@ -33,17 +38,24 @@ def locked(path: Path) -> Iterator[None]:
         ) from error
     # Not opened with "w": another owner's name must survive being refused.
     with os.fdopen(os.open(path, os.O_RDWR | os.O_CREAT, 0o644), "r+", encoding="utf-8") as file:
-        if not _take(file.fileno(), file.read()):
-            file.seek(0)
-            raise UsageError(
-                f"{path.parent.parent} is being written by {_name(file.read())}; wait until it ends, or give another "
-                f"folder. If that process is gone, delete {path}"
-            )
+        until = time.monotonic() + wait
+        while not _take(file.fileno(), owner := _said(file)):
+            if time.monotonic() >= until:
+                raise UsageError(
+                    f"{path.parent.parent} is being written by {_name(owner)}; wait until it ends, or give another "
+                    f"folder. If that process is gone, delete {path}"
+                )
+            time.sleep(0.1)
         _write(file, json.dumps({"pid": os.getpid(), "host": socket.gethostname()}))
         try:
             yield
         finally:
             _write(file, "")
+
+
+def _said(file: IO[str]) -> str:
+    file.seek(0)
+    return file.read()
 
 
 def _write(file: IO[str], text: str) -> None:

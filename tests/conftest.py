@@ -11,6 +11,8 @@ import pytest
 # Before anything imports torch. Small networks gain nothing from a second thread, and two threads that wait for each
 # other on two busy cores take many times as long as one.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+# To prepare each network that a test opens for onnxruntime would take seconds; tests of that say so.
+os.environ.setdefault("PALYNO_RUNTIME", "torch")
 
 ROOT = Path(palyno.__file__).parent
 
@@ -28,6 +30,21 @@ def shipped_model():
     if not lock.exists() or "hieraedge-n" not in lock.read_text(encoding="utf-8"):
         pytest.skip("weights/models.lock does not list hieraedge-n")
     return "hieraedge-n"
+
+
+@pytest.fixture(scope="session")
+def prepared_detector(shipped_model, tmp_path_factory):
+    """The detector that ships, as it is opened on a CPU where no one chooses; prepared once for all test processes."""
+    from palyno.vision import export
+
+    folder, tiles = tmp_path_factory.getbasetemp(), export.tiles
+    folder = folder.parent if "PYTEST_XDIST_WORKER" in os.environ else folder
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PALYNO_CACHE", str(folder / "prepared"))
+        patch.delenv("PALYNO_RUNTIME")
+        # The test without a network checks it on all of them.
+        patch.setattr(export, "tiles", lambda *asked: tiles(*asked)[:2])
+        return palyno.load(shipped_model, device="cpu")
 
 
 @pytest.fixture(scope="module")

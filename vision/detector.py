@@ -19,17 +19,18 @@ import numpy as np
 
 from .. import __version__
 from ..data.slides import Slide, slide_from
-from ..errors import InputError, UsageError
+from ..errors import InputError, PalynoError, RejectedModelError, UsageError
 from .maps import MapReader, check_reader
 from .naming import Namer
 from .network import Network, choose_device
 from .reading import DECISIVE, Pass, Settings, SlideReader
 from .results import Grain, Provenance, SlideResult
-from .runtimes import is_exported, open_exported
+from .runtimes import asked_runtime, is_exported, open_exported
 from .tiles import Grid, cut, reconcile
-from .weights import Metadata, find_model, load_weights, shipped_models
+from .weights import Metadata, find_model, load_weights, read_metadata, shipped_models
 
 if TYPE_CHECKING:
+    import torch
     from PIL import Image
 
     from .explain import Explanation
@@ -44,29 +45,71 @@ FLAGS = {
 }
 
 
-def load(name_or_path: str | Path = "hieraedge-n", *, device: str = "auto") -> Detector:
+def load(
+    name_or_path: str | Path = "hieraedge-n",
+    *,
+    device: str = "auto",
+    runtime: str = "auto",
+    on_prepare: Callable[[str], None] | None = None,
+) -> Detector:
     """A detector from its weights.
 
     Args:
         name_or_path: A model that comes with palyno, a weights file (safetensors), or what `palyno export` wrote: an
             ONNX file, an engine of TensorRT, the folder of an OpenVINO model or its .xml.
         device: `auto`, `cpu`, `cuda`, `cuda:N` or `mps`.
+        runtime: What runs weights: `torch`; `onnxruntime`, on a CPU, for which they are exported once and kept (see
+            `palyno.vision.runtimes.prepared`); or `auto`: what `PALYNO_RUNTIME` says, else onnxruntime on a CPU and
+            PyTorch elsewhere and for what onnxruntime cannot run. `Detector.runtime` tells which it is.
+        on_prepare: Called with a line to show before weights are exported, which takes 10 to 20 seconds.
 
     Raises:
-        UsageError: The device is not here.
+        UsageError: The device is not here, or cannot be had with the runtime.
         UnknownModelError: No such name or file.
         RejectedModelError: The file is not what it should be.
+        PalynoError: `onnxruntime` was asked for and cannot run the network.
     """
     if is_exported(name_or_path) and str(name_or_path) not in shipped_models():
         exported, metadata = open_exported(name_or_path, device)
+        if runtime not in ("auto", exported.runtime.partition(" ")[0]):
+            raise UsageError(f"runtime: expected auto for {name_or_path}, which {exported.runtime} runs, got {runtime}")
         about = exported.about
         return Detector(Network(exported, exported.device, about.max_objects, about.duplicates), metadata)
     path, shipped = find_model(name_or_path)
-    place = choose_device(device)
+    asked = asked_runtime(runtime)
+    place = choose_device("cpu" if asked == "onnxruntime" and device == "auto" else device)
+    note = None
+    if asked == "onnxruntime" and place.type != "cpu":
+        raise UsageError(f"runtime: expected torch or auto on {place}, got onnxruntime; or use --device cpu with it")
+    if asked != "torch" and place.type == "cpu":
+        metadata = read_metadata(path, shipped=shipped)
+        try:
+            return _in_onnxruntime(path, metadata, place, on_prepare)
+        except PalynoError as error:
+            if asked == "onnxruntime":
+                raise
+            note = f"PyTorch runs {metadata.name}, not onnxruntime, which is faster on a CPU: {error}"
     model, metadata = load_weights(path, shipped=shipped)
     # Networks that give one box a grain, or so many boxes at most, say so.
     most, duplicates = getattr(model, "max_objects", None), getattr(model, "duplicates", True)
-    return Detector(Network(model.fuse(verbose=False), place, most, duplicates), metadata)
+    return Detector(Network(model.fuse(verbose=False), place, most, duplicates), metadata, note=note)
+
+
+def _in_onnxruntime(
+    path: Path, metadata: Metadata, device: torch.device, on_prepare: Callable[[str], None] | None
+) -> Detector:
+    from .runtimes.prepared import prepared
+
+    exported = prepared(path, metadata, on_prepare)
+
+    def build() -> torch.nn.Module:
+        model, found = load_weights(path)
+        if found.sha256 != metadata.sha256:
+            raise RejectedModelError(f"{path}: expected the weights that were opened, it has changed; open it again")
+        return model.fuse(verbose=False).to(device).eval()
+
+    network = Network(exported, device, exported.about.max_objects, exported.about.duplicates, build=build)
+    return Detector(network, metadata)
 
 
 class Detector:
@@ -76,6 +119,7 @@ class Detector:
         network: The network on its device.
         metadata: What its weights say about themselves.
         namer: Names boxes; None takes the one that the weights say.
+        note: Why another runtime than the fastest was taken, to be shown.
 
     Attributes:
         name: Name of the model.
@@ -84,10 +128,11 @@ class Detector:
         device: Where it runs.
         metadata: All that the weights say.
         namer: What names its boxes.
+        note: Why PyTorch runs it where onnxruntime would be faster; None where it does not.
     """
 
-    def __init__(self, network: Network, metadata: Metadata, *, namer: Namer | None = None):
-        self.network, self.metadata = network, metadata
+    def __init__(self, network: Network, metadata: Metadata, *, namer: Namer | None = None, note: str | None = None):
+        self.network, self.metadata, self.note = network, metadata, note
         self.name, self.sha256, self.classes = metadata.name, metadata.sha256, metadata.classes
         self.namer = namer or Namer(metadata.classes, metadata.naming_threshold, metadata.naming_temperature)
 
@@ -96,8 +141,13 @@ class Detector:
         """Where the network runs, such as `cuda:0`."""
         return str(self.network.device)
 
+    @property
+    def runtime(self) -> str:
+        """What runs the network, with its version, such as `onnxruntime 1.32.0`; with `vectors` PyTorch does."""
+        return self.network.runtime()
+
     def __repr__(self) -> str:
-        return f"Detector({self.name!r}, {len(self.classes)} classes, {self.device})"
+        return f"Detector({self.name!r}, {len(self.classes)} classes, {self.device}, {self.runtime})"
 
     def detect(
         self,
@@ -151,7 +201,7 @@ class Detector:
                 f"views: {self.name} gives one box a grain, not always at the same place; expected 1 view with it"
             )
         if vectors is not None:
-            check_reader(vectors, self.network.model, self.metadata)
+            check_reader(vectors, self.network.module, self.metadata)
         if batch is not None and (not isinstance(batch, int) or isinstance(batch, bool) or batch < 1):
             raise UsageError(f"batch: expected a whole number from 1, got {batch!r}")
         opened = _opened(image, um_per_px, name)
@@ -268,7 +318,8 @@ class Detector:
             arguments["views"] = settings.views
         if settings.reader is not None:
             arguments["vectors"] = settings.reader.encoder_id
-        return Provenance(self.name, self.sha256, __version__, arguments)
+        runtime = self.network.runtime(maps=settings.reader is not None)
+        return Provenance(self.name, self.sha256, __version__, arguments, runtime)
 
 
 def _opened(image: Any, um_per_px: float | None, name: str | None) -> Slide:

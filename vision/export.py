@@ -161,7 +161,7 @@ def _network(model: Any, fused: bool) -> tuple[Any, dict[str, Any]]:
         file, shipped = find_model(model)
         network, metadata = load_weights(file, shipped=shipped)
     else:
-        network = model if metadata is None else model.network.model
+        network = model if metadata is None else model.network.module
         if isinstance(network, Exported):
             raise UsageError(f"model: expected safetensors weights, got {metadata and metadata.name}, exported already")
         network = copy.deepcopy(network)

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
+import threading
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
+from functools import partial
 from itertools import groupby
 from typing import TYPE_CHECKING, Any
 
@@ -79,16 +81,47 @@ class Network:
         max_objects: Most boxes that the network can return for an image; None for as many as it has outputs.
         duplicates: Whether it can return several boxes of one grain. Where training has taught it not to, none are
             taken out.
+        build: Makes the same network in PyTorch, on the device, where another runtime runs it; called at most once, and
+            only for what needs more of it than boxes.
     """
 
-    def __init__(self, model: Any, device: torch.device, max_objects: int | None = None, duplicates: bool = True):
+    def __init__(
+        self,
+        model: Any,
+        device: torch.device,
+        max_objects: int | None = None,
+        duplicates: bool = True,
+        *,
+        build: Callable[[], torch.nn.Module] | None = None,
+    ):
         import torch
 
         self.model, self.device, self.max_objects, self.duplicates = model, device, max_objects, duplicates
+        self._build, self._module, self._building = build, None, threading.Lock()  # type: tuple[Any, Any, Any]
         # Most windows at once that the device's memory has turned out to hold.
         self._most: int | None = None
         if isinstance(model, torch.nn.Module):
             self.model = model.to(device).eval()
+
+    @property
+    def module(self) -> Any:
+        """The network in PyTorch, for its maps and gradients; of a file of another runtime, which has none, that."""
+        if self._build is None:
+            return self.model
+        with self._building:
+            if self._module is None:
+                self._module = self._build()
+        return self._module
+
+    def runtime(self, maps: bool = False) -> str:
+        """What runs it, with its version, such as `onnxruntime 1.32.0`.
+
+        Args:
+            maps: Where its maps are read, too, which PyTorch alone gives.
+        """
+        import torch
+
+        return getattr(self.module if maps else self.model, "runtime", None) or f"torch {torch.__version__}"
 
     def batch_for(self, side: float) -> int:
         """Windows at once that suit the device: on a GPU about as many as 16 of 640 pixels.
@@ -170,22 +203,17 @@ class Network:
         """(B, H, W, 3) uint8 -> (B, A, 4 + classes) float32, on the device; and the head's maps where asked for."""
         import torch
 
-        keeping = kept_maps(self.model) if keep else nullcontext(list[torch.Tensor]())
+        model = self.module if keep else self.model
+        keeping = kept_maps(model) if keep else nullcontext(list[torch.Tensor]())
         with torch.inference_mode(), keeping as maps:
             images = torch.from_numpy(pixels).to(self.device).permute(0, 3, 1, 2)
-            output = averaged(self._answer, images.float().div_(255), views).transpose(1, 2)
+            output = averaged(partial(_answer, model), images.float().div_(255), views).transpose(1, 2)
             if not torch.isfinite(output).all():
                 raise PalynoError(
                     f"expected finite numbers from the network, got others on {self.device}; the weights or the device "
                     "are at fault: check with `palyno models verify`, or use --device cpu"
                 )
         return output, maps
-
-    def _answer(self, images: torch.Tensor) -> torch.Tensor:
-        import torch
-
-        output = self.model(images)
-        return (output if isinstance(output, torch.Tensor) else output[0]).float()
 
     def _found(
         self, rows: torch.Tensor, window: np.ndarray, scale: float, floor: float, decisive: float, iou: float
@@ -232,6 +260,13 @@ def suppress(boxes: np.ndarray, iou: float) -> np.ndarray:
         kept.append(left[0])
         left = left[1:][iou_matrix(boxes[left[:1]], boxes[left[1:]])[0] <= iou]
     return np.array(kept, int)
+
+
+def _answer(model: Any, images: torch.Tensor) -> torch.Tensor:
+    import torch
+
+    output = model(images)
+    return (output if isinstance(output, torch.Tensor) else output[0]).float()
 
 
 def _input(window: np.ndarray, scale: float) -> np.ndarray:

@@ -31,12 +31,14 @@ class Provenance:
         sha256: Hash of the weights file.
         version: Version of palyno.
         arguments: Every argument that can change the result.
+        runtime: What ran the network, with its version, such as `onnxruntime 1.32.0`; empty where it is not known.
     """
 
     model: str
     sha256: str
     version: str
     arguments: Mapping[str, Any] = field(default_factory=dict)
+    runtime: str = ""
 
 
 @dataclass(frozen=True)

@@ -222,7 +222,8 @@ def _sure_of_names(path: Path, settings: TrainSettings) -> Path:
     from .temperature import fit_temperature, with_temperature
     from .validate import read_split
 
-    detector = load(path, device="cuda" if settings.device.startswith("cuda") else settings.device)
+    device = "cuda" if settings.device.startswith("cuda") else settings.device
+    detector = load(path, device=device, runtime="torch")
     fit = fit_temperature(detector, *read_split(settings.data, "val"))
     return with_temperature(path, path, round(fit.temperature, 3))
 

@@ -275,13 +275,20 @@ def split_weights(
     return parts, _metadata(parts)
 
 
-def read_metadata(path: str | Path) -> Metadata:
+def read_metadata(path: str | Path, *, shipped: Shipped | None = None) -> Metadata:
     """What a weights file says about itself, without building its network.
 
+    Args:
+        path: The file, or any part of one.
+        shipped: Its entry in `models.lock`; size and hash must agree with it.
+
     Raises:
-        RejectedModelError: It is no weights file of palyno.
+        RejectedModelError: It is no weights file of palyno, or not the one that was published.
     """
-    return _metadata(read_stored(path))
+    stored = read_stored(path)
+    if shipped is not None:
+        _published(stored, shipped)
+    return _metadata(stored)
 
 
 def load_weights(path: str | Path, *, shipped: Shipped | None = None) -> tuple[PollenModel, Metadata]:

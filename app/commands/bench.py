@@ -64,6 +64,13 @@ def detect(
 @click.option("--imgsz", type=click.IntRange(64), default=640, show_default=True, help="Side of the tile, pixels.")
 @click.option("--rounds", type=click.IntRange(4), default=40, show_default=True, help="Tiles of each that count.")
 @click.option("--runtime", "chosen", multiple=True, metavar="NAME", help="Only PyTorch and this; may be repeated.")
+@click.option(
+    "--slides",
+    multiple=True,
+    type=click.Path(exists=True, path_type=Path),
+    help="Also time `palyno detect` on these slides; may be repeated.",
+)
+@click.option("--runs", type=click.IntRange(1), default=5, show_default=True, help="Runs of that which count.")
 @keeps_figures
 def runtimes(
     model: str,
@@ -71,11 +78,14 @@ def runtimes(
     imgsz: int,
     rounds: int,
     chosen: tuple[str, ...],
+    slides: tuple[Path, ...],
+    runs: int,
     figures: Figures,
 ) -> None:
     """Time the whole network on a CPU in PyTorch, onnxruntime and OpenVINO.
 
-    One tile a call, each runtime in a process of its own, all in turn. Needs what `uv sync --extra export` installs.
+    One tile a call, each runtime in a process of its own, all in turn; with --slides also whole runs of `palyno detect`
+    in PyTorch and in onnxruntime. Needs what `uv sync --extra export` installs.
     """
     from ..bench_runtimes import RUNTIMES, bench_runtimes
 
@@ -94,7 +104,16 @@ def runtimes(
             imgsz=imgsz,
             rounds=rounds,
             runtimes=chosen or tuple(RUNTIMES),
+            slides=slides,
+            runs=runs,
             on_row=told,
+        )
+    for row in document.get("detect", ()):
+        click.echo(
+            f"{row['threads']} thread(s), palyno detect --runtime {row['runtime']}: {row['median_s']:.1f} s "
+            f"({min(row['seconds']):.1f} to {max(row['seconds']):.1f}), {row['faster']:.2f} times as fast as torch, "
+            f"with an empty cache {row['first_s']:.1f} s, {row['grains']} grains",
+            err=True,
         )
     figures.give(document)
 

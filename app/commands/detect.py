@@ -39,6 +39,7 @@ class Engine(click.Choice):
 )
 @shared.model
 @shared.device
+@shared.runtime
 @shared.conf
 @shared.iou
 @shared.imgsz

@@ -58,6 +58,7 @@ class Box(click.ParamType):
 )
 @shared.model
 @shared.device
+@shared.runtime
 @shared.conf
 @shared.iou
 @shared.imgsz

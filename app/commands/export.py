@@ -62,9 +62,9 @@ def export(
     The file takes images in [0, 1] as float32, (batch, 3, imgsz, imgsz), and gives for each anchor a box (centre x,
     centre y, width, height, pixels) and a probability a class: what is found in a tile, before duplicates are taken
     out. It is written only once its runtime has given PyTorch's boxes to 0.5 px and probabilities to 0.001 on tiles of
-    the sample slides. `palyno detect --model OUT` runs it; with --dynamic it sees tiles just as the weights do. Needs
-    the packages onnx and onnxruntime, and openvino or tensorrt for their formats; `uv sync --extra export`
-    installs all but the last.
+    the sample slides. `palyno detect --model OUT` runs it; with --dynamic it sees tiles just as the weights do. For
+    onnxruntime on this machine nothing needs to be exported: palyno does it by itself, see `palyno detect --runtime`.
+    openvino needs what `uv sync --extra export` installs, engine the package tensorrt.
     """
     import contextlib
     import json

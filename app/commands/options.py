@@ -8,6 +8,7 @@ from typing import Any
 
 import click
 
+from ...vision.runtimes import RUNTIMES
 from ...vision.views import VIEWS
 
 
@@ -67,6 +68,13 @@ model = click.option(
 )
 device = click.option(
     "--device", default="auto", show_default=True, metavar="auto|cpu|cuda[:N]|mps", help="Where the model runs."
+)
+runtime = click.option(
+    "--runtime",
+    type=click.Choice(RUNTIMES),
+    default="auto",
+    show_default=True,
+    help="What runs weights; auto: onnxruntime on a CPU if it can, for which they are prepared once, else torch.",
 )
 conf = click.option(
     "--conf", type=Finite(0, 1), default=0.25, show_default=True, help="Keep grains with at least this confidence."

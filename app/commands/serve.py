@@ -16,11 +16,12 @@ from . import options as shared
 )
 @shared.model
 @shared.device
-def serve(host: str, port: int, model: str, device: str) -> None:
+@shared.runtime
+def serve(host: str, port: int, model: str, device: str, runtime: str) -> None:
     """Open the web page on this machine.
 
     Nothing is sent anywhere else. Another --host than 127.0.0.1 lets everyone who reaches this machine read slides.
     """
     from ..web import serve as run
 
-    run(host=host, port=port, model=model, device=device)
+    run(host=host, port=port, model=model, device=device, runtime=runtime)

@@ -17,6 +17,7 @@ from . import options as shared
     "--model", default="hieraedge-n", show_default=True, metavar="NAME|FILE", help="Model that ships, or weights."
 )
 @click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda, cuda:N or mps.")
+@shared.runtime
 @click.option("--conf", default=0.25, show_default=True, type=click.FloatRange(0, 1), help="Threshold of the counts.")
 @click.option("--choose", type=click.Choice(["conf"]), help="Choose --conf: the least mean count error on this split.")
 @click.option("--tile", default=640, show_default=True, type=int, help="Side of a tile in pixels.")
@@ -45,6 +46,7 @@ def val(
     split: str,
     model: str,
     device: str,
+    runtime: str,
     conf: float,
     choose: str | None,
     tile: int,
@@ -75,7 +77,9 @@ def val(
     def given(option: str) -> bool:
         return context.get_parameter_source(option) is not click.core.ParameterSource.DEFAULT
 
-    if predictions and (idle := [name for name in ("model", "device", "tile", "views", "save") if given(name)]):
+    if predictions and (
+        idle := [name for name in ("model", "device", "runtime", "tile", "views", "save") if given(name)]
+    ):
         raise UsageError(f"--predictions runs no model: expected no --{idle[0]} with it")
     if choose and given("conf"):
         raise UsageError("expected --conf or --choose conf, got both")
@@ -91,7 +95,7 @@ def val(
         wanted = [result for result in results if only is None or fnmatch(Path(result.slide).name, only)]
         results = in_order(truth, wanted)
     else:
-        results, classes = _found(images, model, device, tile, views)
+        results, classes = _found(images, model, device, runtime, tile, views)
     if save:
         write_predictions(save, results, classes)
     choice = choose_conf(truth, results, draws) if choose else None
@@ -101,6 +105,7 @@ def val(
             "model": source.model,
             "sha256": source.sha256,
             "version": source.version,
+            "runtime": source.runtime,
             "arguments": dict(source.arguments),
             "split": data.name if data.suffix == ".json" else split,
             **({"chosen": vars(choice)} if choice else {}),
@@ -121,14 +126,19 @@ def val(
         click.echo(f"{choice.conf:g}")
 
 
-def _found(images: list[Path], model: str, device: str, tile: int, views: int) -> tuple[list[Any], tuple[str, ...]]:
+def _found(
+    images: list[Path], model: str, device: str, runtime: str, tile: int, views: int
+) -> tuple[list[Any], tuple[str, ...]]:
     """What a model finds on the images, and its classes."""
     import sys
 
     from ...vision.detector import load
     from ...vision.validate import predict
 
-    detector = load(model, device=device)
+    told = (lambda text: click.echo(text, err=True)) if sys.stderr.isatty() else None
+    detector = load(model, device=device, runtime=runtime, on_prepare=told)
+    if detector.note:
+        click.echo(f"note: {detector.note}", err=True)
     show = (lambda done, total: click.echo(f"\r{done}/{total}", nl=False, err=True)) if sys.stderr.isatty() else None
     results = predict(detector, images, tile=tile, views=views, progress=show)
     if show:

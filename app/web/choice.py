@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any
 
 from ...vision.weights import shipped_models
 
@@ -21,19 +21,29 @@ class Detectors:
         first: The one that is chosen to begin with.
         others: Names of models that ship.
         device: Where those run.
+        runtime: What runs them, see `palyno.load`.
+        on_prepare: See there.
 
     Attributes:
         first: Its name here, which tells weights of one's own from those that ship.
     """
 
-    def __init__(self, first: Detector, others: Sequence[str] = (), *, device: str = "cpu") -> None:
+    def __init__(
+        self,
+        first: Detector,
+        others: Sequence[str] = (),
+        *,
+        device: str = "cpu",
+        runtime: str = "auto",
+        on_prepare: Callable[[str], None] | None = None,
+    ) -> None:
         shipped = shipped_models()
         own = first.name not in shipped or shipped[first.name].sha256 != first.sha256
         self.first = f"{first.name} {first.sha256[:12]}" if own and first.name in others else first.name
         self._about = {self.first: "" if own else shipped[first.name].about}
         self._about |= {name: shipped[name].about for name in others if name != self.first}
         self._loaded = {self.first: first}
-        self._device = device
+        self._how: dict[str, Any] = {"device": device, "runtime": runtime, "on_prepare": on_prepare}
         self._loading = threading.Lock()
 
     def choices(self) -> list[tuple[str, str]]:
@@ -52,5 +62,5 @@ class Detectors:
             if name not in self._loaded:
                 from ...vision.detector import load
 
-                self._loaded[name] = load(name, device=self._device)
+                self._loaded[name] = load(name, **self._how)
             return self._loaded[name]

@@ -70,6 +70,7 @@ def _run(session: Session, results: list[SlideResult], conf: float, file: Path) 
     document = {
         "version": __version__,
         "model": {"name": made.model, "sha256": made.sha256},
+        "runtime": made.runtime,
         "arguments": {**made.arguments, "conf": conf},
         "slides": [
             {

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 import shutil
+import sys
 import tempfile
 from collections.abc import Awaitable, Callable
 from pathlib import Path
@@ -31,6 +32,7 @@ def serve(
     port: int = 7860,
     model: str = "hieraedge-n",
     device: str = "auto",
+    runtime: str = "auto",
     open_browser: bool = False,
     results: str | Path | None = None,
 ) -> None:
@@ -41,6 +43,7 @@ def serve(
         port: Port to listen on; 0 takes the first free one from 7860 upwards.
         model: Name of a model, or path of a weights file; the page offers those that ship beside it.
         device: `auto`, `cpu`, `cuda`, `cuda:N` or `mps`.
+        runtime: `auto`, `torch` or `onnxruntime`, see `palyno.load`.
         open_browser: Open the page in the browser.
         results: Folder for the visitors' files; a temporary one, removed at the end, if None.
 
@@ -51,12 +54,18 @@ def serve(
     from ...vision.detector import load
     from ...vision.weights import shipped_models
 
-    detector = load(model, device=device)
+    detector = load(model, device=device, runtime=runtime, on_prepare=_say)
+    if detector.note:
+        _say(detector.note)
     others = [name for name, shipped in shipped_models().items() if shipped.kind == "detector"]
     folder = Path(tempfile.mkdtemp(prefix="palyno-", dir=results))
     try:
         page = launch(
-            Detectors(detector, others, device=device), folder, host=host, port=port, open_browser=open_browser
+            Detectors(detector, others, device=device, runtime=runtime, on_prepare=_say),
+            folder,
+            host=host,
+            port=port,
+            open_browser=open_browser,
         )
         page.block_thread()
     finally:
@@ -121,6 +130,10 @@ def launch(detectors: Detectors, folder: Path, *, host: str, port: int, open_bro
         raise UsageError(f"cannot listen on {host}:{port}: {error}; give another --port") from error
     print(f"palyno is at {page.local_url} (Ctrl-C ends it)", flush=True)
     return page
+
+
+def _say(text: str) -> None:
+    print(text, file=sys.stderr, flush=True)
 
 
 def _middleware(host: str) -> list[Any]:

@@ -31,9 +31,15 @@ _GROUP_ROWS = 65536
 
 
 def source_of(result: SlideResult) -> dict[str, Any]:
-    """Model, sha256, version and arguments that a result was made with, as JSON holds them."""
+    """Model, sha256, version, arguments and runtime that a result was made with, as JSON holds them."""
     made = result.provenance
-    return {"model": made.model, "sha256": made.sha256, "version": made.version, "arguments": dict(made.arguments)}
+    return {
+        "model": made.model,
+        "sha256": made.sha256,
+        "version": made.version,
+        "arguments": dict(made.arguments),
+        "runtime": made.runtime,
+    }
 
 
 @contextmanager

@@ -7,6 +7,7 @@ from click.testing import CliRunner
 from palyno.app.bench_runtimes import _summary, bench_runtimes
 from palyno.app.cli import cli
 from palyno.errors import UsageError
+from PIL import Image
 
 pytest.importorskip("onnxruntime")
 
@@ -23,7 +24,9 @@ def test_the_summary_of_known_times():
 @pytest.mark.slow
 def test_a_runtime_is_measured_beside_pytorch(tmp_path, shipped_model):
     out = tmp_path / "figures.json"
+    Image.new("RGB", (200, 200), "white").save(tmp_path / "slide.png")
     line = ["bench", "runtimes", "--model", shipped_model, "--threads", "1", "--imgsz", "64", "--rounds", "4"]
+    line += ["--slides", str(tmp_path / "slide.png"), "--runs", "1"]
     done = CliRunner().invoke(cli, [*line, "--runtime", "onnxruntime, any size", "--out", str(out), "--json"])
     assert done.exit_code == 0, done.output
     document = json.loads(done.stdout)
@@ -37,6 +40,11 @@ def test_a_runtime_is_measured_beside_pytorch(tmp_path, shipped_model):
         assert 0 < row["least_ms"] <= row["lower_quartile_ms"] <= row["median_ms"] <= row["upper_quartile_ms"]
         assert 100 < row["peak_mib"] < 10_000
     assert done.stderr.count("MiB") == 2
+    whole = document["detect"]
+    assert [row["runtime"] for row in whole] == ["torch", "onnxruntime"]
+    assert all(row["grains"] == 0 and row["seconds"] == [row["median_s"]] for row in whole)
+    assert whole[0]["faster"] == 1.0
+    assert whole[1]["faster"] == pytest.approx(whole[0]["median_s"] / whole[1]["median_s"], abs=0.01)
 
 
 def test_an_unknown_runtime_is_refused():

@@ -22,7 +22,7 @@ PALYNO = (sys.executable, "-c", "from palyno.app.cli import main; main()")
 @pytest.fixture
 def palyno_(fake, monkeypatch, tmp_path):
     """Runs `palyno ARGUMENTS...` in this process with the fake detector."""
-    monkeypatch.setattr(jobs, "_load", lambda options: fake.FakeDetector())
+    monkeypatch.setattr(jobs, "_load", lambda options, progress: fake.FakeDetector())
     monkeypatch.setenv("PALYNO_CACHE", str(tmp_path / "cache"))
 
     def run(*arguments):
@@ -141,7 +141,7 @@ def test_an_unknown_subcommand_exits_with_2(palyno_):
 
 @pytest.mark.parametrize("error", [palyno.RejectedModelError, palyno.UnknownModelError])
 def test_a_refused_model_exits_with_5(palyno_, monkeypatch, slides, tmp_path, error):
-    def refuse(options):
+    def refuse(options, progress):
         raise error("weights refused: expected sha256 aa, got bb")
 
     monkeypatch.setattr(jobs, "_load", refuse)
@@ -151,7 +151,7 @@ def test_a_refused_model_exits_with_5(palyno_, monkeypatch, slides, tmp_path, er
 
 
 def test_an_internal_fault_is_short_and_keeps_its_traceback(palyno_, monkeypatch, slides, tmp_path):
-    def break_(options):
+    def break_(options, progress):
         raise ZeroDivisionError("a fault of ours")
 
     monkeypatch.setattr(jobs, "_load", break_)
@@ -171,7 +171,7 @@ def test_an_interrupted_job_exits_with_130_and_goes_on(job, written, slides, tmp
     code = (
         f"import sys; sys.path.insert(0, {str(fake_file.parent)!r})\n"
         "from fake_detector import FakeDetector; from palyno.app import cli, jobs\n"
-        "jobs._load = lambda options: FakeDetector(3.0)\n"
+        "jobs._load = lambda options, progress: FakeDetector(3.0)\n"
         "cli.main()"
     )
     out = tmp_path / "out"

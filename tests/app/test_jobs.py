@@ -9,6 +9,7 @@ import random
 import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -277,6 +278,31 @@ def test_other_settings_do_not_mix_with_an_unfinished_run(job, fake, slides):
     assert len(again.seen) == 3
 
 
+def test_another_runtime_does_not_mix_with_an_unfinished_run_and_is_told(job, fake, slides, tmp_path):
+    class InTorch(fake.FakeDetector):
+        runtime, note = "torch 2.15.0", "PyTorch runs fake, as the cache cannot be written"
+
+        def detect(self, slide, **arguments):
+            if self.seen:
+                raise KeyboardInterrupt
+            return super().detect(slide, **arguments)
+
+    fast = fake.FakeDetector()
+    fast.runtime, fast.note = "onnxruntime 1.32.0", None
+    with pytest.raises(KeyboardInterrupt):
+        job(slides, detector=InTorch())
+    with pytest.raises(UsageError, match=r"\(runtime torch 2\.15\.0, now onnxruntime 1\.32\.0\)"):
+        job(slides, detector=fast)
+    job(slides, detector=fast, resume=False)
+    run = json.loads((tmp_path / "out" / "run.json").read_text())
+    assert run["runtime"] == "onnxruntime 1.32.0" and "note" not in run
+    slow = fake.FakeDetector()
+    slow.runtime, slow.note = InTorch.runtime, InTorch.note
+    job(slides, detector=slow, overwrite=True)
+    run = json.loads((tmp_path / "out" / "run.json").read_text())
+    assert (run["runtime"], run["note"]) == (slow.runtime, slow.note)
+
+
 def test_one_bad_slide_does_not_stop_the_rest(job, slides, tmp_path):
     (slides / "b.png").write_text("no image")
     (slides / "c.png").write_bytes(b"")
@@ -383,6 +409,25 @@ def test_where_there_are_no_locks_the_owners_process_decides(monkeypatch, tmp_pa
     lock.write_text(json.dumps({"pid": 1, "host": socket.gethostname()}))
     with pytest.raises(UsageError, match="process 1 on"), locked(lock):
         pass
+
+
+def test_a_lock_is_waited_for_where_that_is_asked(tmp_path):
+    """Held by another process, which ends."""
+    from palyno.data.lock import locked
+
+    lock = tmp_path / "d" / "lock"
+    code = (
+        "import sys, time; from pathlib import Path; from palyno.data.lock import locked\n"
+        "with locked(Path(sys.argv[1])): print(flush=True); sys.stdin.read()"
+    )
+    process = subprocess.Popen([sys.executable, "-c", code, lock], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+    with process:
+        process.stdout.readline()
+        with pytest.raises(UsageError, match=f"process {process.pid} on"), locked(lock, wait=0.2):
+            pass
+        threading.Timer(0.3, process.stdin.close).start()
+        with locked(lock, wait=60):
+            assert process.wait(10) == 0
 
 
 @pytest.mark.parametrize(

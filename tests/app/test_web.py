@@ -166,7 +166,7 @@ class TestChoice:
     def test_models_are_loaded_when_they_are_asked_for_and_once(self, monkeypatch):
         loaded = []
 
-        def load(name, device):
+        def load(name, device, **how):
             loaded.append((name, device))
             return Detector()
 

@@ -167,7 +167,7 @@ def explain(
         raise UsageError(f"context: expected at least 1, the grain itself; got {context}")
     if taxon is not None and taxon not in detector.classes:
         raise UsageError(f"taxon: expected a class of {detector.name}, such as {detector.classes[0]}; got {taxon!r}")
-    opened = opened or Opened(detector.network.model)
+    opened = opened or Opened(detector.network.module)
     box = np.array(grain.box if isinstance(grain, Grain) else grain, float)
     slide = image if isinstance(image, Slide) else slide_from(image, um_per_px=um_per_px, name="image")
     try:
@@ -222,7 +222,9 @@ def explain(
         picture=picture,
         maps=maps,
         um_per_px=slide.um_per_px,
-        provenance=Provenance(detector.name, detector.sha256, __version__, arguments),
+        provenance=Provenance(
+            detector.name, detector.sha256, __version__, arguments, detector.network.runtime(maps=True)
+        ),
         left_out=left_out,
     )
 
@@ -362,6 +364,7 @@ def summary(explanation: Explanation) -> dict[str, Any]:
         "left_out": dict(explanation.left_out),
         "model": {"name": explanation.provenance.model, "sha256": explanation.provenance.sha256},
         "version": explanation.provenance.version,
+        "runtime": explanation.provenance.runtime,
         "arguments": dict(explanation.provenance.arguments),
     }
 

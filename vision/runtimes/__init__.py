@@ -9,6 +9,7 @@ is a program for a GPU: run those that you made.
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -18,11 +19,28 @@ if TYPE_CHECKING:
     from ..weights import Metadata
     from .exported import Exported
 
-__all__ = ["FORMATS", "is_exported", "open_exported"]
+__all__ = ["FORMATS", "RUNTIMES", "asked_runtime", "is_exported", "open_exported"]
 
 FORMATS = ("onnx", "openvino", "engine")
 
+# What can run weights.
+RUNTIMES = ("auto", "torch", "onnxruntime")
+
 _SUFFIXES = {".onnx": "onnx", ".xml": "openvino", ".bin": "openvino", ".engine": "engine"}
+
+
+def asked_runtime(runtime: str) -> str:
+    """What was asked to run weights; `PALYNO_RUNTIME` in the environment decides where that is `auto`.
+
+    Raises:
+        UsageError: No such runtime.
+    """
+    said = "runtime"
+    if runtime == "auto":
+        said, runtime = "PALYNO_RUNTIME", os.environ.get("PALYNO_RUNTIME") or "auto"
+    if runtime not in RUNTIMES:
+        raise UsageError(f"{said}: expected one of {', '.join(RUNTIMES)}; got {runtime!r}")
+    return runtime
 
 
 def is_exported(path: str | Path) -> bool:

@@ -130,15 +130,24 @@ class Exported:
             whatever sets that number sets it here, too.
         device: Where it runs, as PyTorch names it.
         most: Most images at once, where the file leaves their number open.
+        runtime: What runs it, with its version.
 
     Attributes:
         about: What its file says.
         device: Where it runs.
+        runtime: What runs it, such as `onnxruntime 1.32.0`.
         batch: Images at once that suit it; None for as many as suit the device.
     """
 
-    def __init__(self, about: About, prepare: Callable[[int], Runner], device: str = "cpu", most: int | None = None):
-        self.about, self.device = about, torch.device(device)
+    def __init__(
+        self,
+        about: About,
+        prepare: Callable[[int], Runner],
+        device: str = "cpu",
+        most: int | None = None,
+        runtime: str = "",
+    ):
+        self.about, self.device, self.runtime = about, torch.device(device), runtime
         self.batch = most if about.dynamic else about.batch
         self._prepare = prepare
         self._threads, self._run = 0, None  # type: tuple[int, Runner | None]

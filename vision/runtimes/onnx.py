@@ -1,4 +1,4 @@
-"""ONNX files in onnxruntime: `open_onnx`, and `run_onnx` for one that is not on disk yet."""
+"""ONNX files in onnxruntime: `open_onnx`; for those that are not on disk `read_onnx`, and `run_onnx` alone."""
 
 from __future__ import annotations
 
@@ -14,16 +14,22 @@ from .exported import About, Exported, Runner
 if TYPE_CHECKING:
     from ..weights import Metadata
 
-__all__ = ["open_onnx", "run_onnx"]
+__all__ = ["open_onnx", "read_onnx", "run_onnx"]
 
 
 def open_onnx(path: Path, device: str = "auto") -> tuple[Exported, Metadata]:
     """See `open_exported`."""
-    runtime = _onnxruntime()
+    _onnxruntime()
     try:
         data = path.read_bytes()
     except OSError as error:
         raise RejectedModelError(f"{path}: expected an ONNX file, got {error.strerror or error}") from error
+    return read_onnx(data, path, device)
+
+
+def read_onnx(data: bytes, path: str | Path, device: str = "auto") -> tuple[Exported, Metadata]:
+    """As `open_onnx`, of a file that was read already; `path` is for messages."""
+    runtime = _onnxruntime()
     try:
         # From memory: a graph that keeps its weights in other files, which may lie anywhere, is refused.
         session = _session(runtime, data, 1, "CPUExecutionProvider", light=True)
@@ -32,10 +38,12 @@ def open_onnx(path: Path, device: str = "auto") -> tuple[Exported, Metadata]:
             f"{path}: expected an ONNX file that `palyno export` wrote, got one that onnxruntime refuses: "
             f"{first_line(error)}"
         ) from error
-    about = About.read(path, session.get_modelmeta().custom_metadata_map.get("palyno"), "an ONNX file")
+    about = About.read(Path(path), session.get_modelmeta().custom_metadata_map.get("palyno"), "an ONNX file")
     del session
     place, provider = _place(runtime, device)
-    exported = Exported(about, lambda threads: run_onnx(data, threads, provider), place)
+    exported = Exported(
+        about, lambda threads: run_onnx(data, threads, provider), place, runtime=f"onnxruntime {runtime.__version__}"
+    )
     return exported, about.metadata(hashlib.sha256(data).hexdigest())
 
 

@@ -64,7 +64,7 @@ def write_openvino(pair: Pair, folder: Path, name: str) -> Path:
 
 def open_openvino(path: Path, device: str = "auto") -> tuple[Exported, Metadata]:
     """See `open_exported`; `path` is the .xml."""
-    _openvino()
+    openvino = _openvino()
     if device not in ("auto", "cpu"):
         raise UsageError(f"device: expected cpu for an OpenVINO model, got {device}; use the safetensors weights")
     try:
@@ -92,9 +92,10 @@ def open_openvino(path: Path, device: str = "auto") -> tuple[Exported, Metadata]
             "weights again, or copy both"
         )
     # The .xml holds the hash of the .bin: its own stands for both.
-    return Exported(about, lambda threads: run_openvino(pair, threads)), about.metadata(
-        hashlib.sha256(pair[0]).hexdigest()
-    )
+    # Of a release such as 2026.4.1-21000-abc the first part.
+    runtime = f"openvino {openvino.__version__.partition('-')[0]}"
+    exported = Exported(about, lambda threads: run_openvino(pair, threads), runtime=runtime)
+    return exported, about.metadata(hashlib.sha256(pair[0]).hexdigest())
 
 
 def run_openvino(pair: Pair, threads: int) -> Runner:

@@ -110,9 +110,8 @@ def open_engine(path: Path, device: str = "auto") -> tuple[Exported, Metadata]:
             "weights again"
         )
     runner = run_engine(data[end:], place)
-    return Exported(about, lambda threads: runner, str(place), MOST_IMAGES), about.metadata(
-        hashlib.sha256(data).hexdigest()
-    )
+    exported = Exported(about, lambda threads: runner, str(place), MOST_IMAGES, f"tensorrt {trt.__version__}")
+    return exported, about.metadata(hashlib.sha256(data).hexdigest())
 
 
 def run_engine(engine: bytes, device: torch.device) -> Runner:

@@ -85,7 +85,7 @@ class RegionEncoder:
         self._heads: dict[str, RegionHead] = {}
         self._lock = threading.Lock()
         if isinstance(detector, Detector):
-            check_reader(self, detector.network.model, detector.metadata)
+            check_reader(self, detector.network.module, detector.metadata)
 
     @property
     def encoder_id(self) -> str:
@@ -106,8 +106,8 @@ class RegionEncoder:
         given = self._given
         if isinstance(given, Detector):
             return given
-        found = load(self.detector_name if given is None else given, device=self._device)
-        check_reader(self, found.network.model, found.metadata)
+        found = load(self.detector_name if given is None else given, device=self._device, runtime="torch")
+        check_reader(self, found.network.module, found.metadata)
         return found
 
     def read(self, maps: Sequence[torch.Tensor], boxes: torch.Tensor, size: tuple[int, int]) -> np.ndarray:
