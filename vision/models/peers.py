@@ -71,6 +71,10 @@ class Peer(DetectionModel):
         """The loss, with `naming_loss` of the configuration."""
         return criterion(self)
 
+    def fuse(self, verbose: bool = False, imgsz: int = 640) -> Peer:
+        """As ultralytics', which otherwise prints a summary."""
+        return super().fuse(verbose=verbose, imgsz=imgsz)
+
 
 class PeerDETR(RTDETRDetectionModel, Peer):
     """RT-DETR of ultralytics; arguments and attributes as `Peer`'s."""

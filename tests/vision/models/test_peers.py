@@ -1,6 +1,7 @@
 """ultralytics' own detectors under our contract: the same networks, trained, kept and asked as ours are."""
 
 import json
+import logging
 
 import numpy as np
 import palyno
@@ -69,6 +70,18 @@ def test_it_is_ultralytics_own_network(name):
         assert torch.allclose(expected[0, :, :4], boxes[0, index[0] // 5], atol=1e-6)
     else:
         assert torch.equal(y, expected)
+
+
+def test_fusing_tells_nothing_unless_asked(caplog):
+    """As of our own networks: what is fused to be exported is none of the user's business."""
+    with caplog.at_level(logging.INFO, "ultralytics"):
+        logging.getLogger("ultralytics").addHandler(caplog.handler)
+        try:
+            for asked in (False, True):
+                build("yolo11n", classes=2).fuse(**({"verbose": True} if asked else {}))
+                assert ("summary (fused)" in caplog.text) == asked
+        finally:
+            logging.getLogger("ultralytics").removeHandler(caplog.handler)
 
 
 @pytest.mark.parametrize("name", ["yolo12n", "yolo26n"])
