@@ -79,12 +79,10 @@ def _call(name: str, classes: int, device: str, batch: int, order: Any) -> Any:
     import torch
 
     from ...vision.models.detection import build
-    from .runs import VARIANTS
+    from .variants import network_of
 
-    words = VARIANTS.get(name, ("--model", name))
-    pairs = zip(words[::2], words[1::2], strict=True)
-    options: dict[str, Any] = {key.removeprefix("--").replace("-", "_"): value for key, value in pairs}
-    network = build(options.pop("model"), classes=classes, **options)
+    model, options = network_of(name)
+    network = build(model, classes=classes, **options)
     network = network.fuse(verbose=False).eval().requires_grad_(False)
     images = torch.rand(batch, 3, SIDE, SIDE)
     if device == "cpu":

@@ -13,14 +13,9 @@ from pathlib import Path
 from typing import IO
 
 from ...errors import UsageError
+from .variants import chosen
 
 __all__ = ["ImageSet", "Run", "train_all"]
-
-# Options of `palyno train` that a name stands for, where it is not the model's.
-VARIANTS: dict[str, tuple[str, ...]] = {
-    "hieraedge-n-plain-loss": ("--model", "hieraedge-n", "--naming-loss", "0"),
-    "hieraedge-published-n": ("--model", "hieraedge-published-n", "--gate", "none"),
-}
 
 
 @dataclass(frozen=True)
@@ -75,8 +70,8 @@ class Run:
     def training(self, data: Path, folder: Path) -> list[str]:
         """The command that trains it, or goes on where it was broken off."""
         out = folder / self.name
-        chosen = VARIANTS.get(self.model, ("--model", self.model))
-        command = ["train", str(data), "--out", str(out), *chosen, "--name", self.model, "--seed", str(self.seed)]
+        command = ["train", str(data), "--out", str(out), *chosen(self.model), "--name", self.model]
+        command += ["--seed", str(self.seed)]
         return [*command, *self.options, *(["--resume"] if (out / "weights" / "last.pt").is_file() else [])]
 
 

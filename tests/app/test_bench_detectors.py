@@ -10,6 +10,7 @@ from palyno.app.bench_detectors.plot import draw
 from palyno.app.bench_detectors.render import read_figures, render_page
 from palyno.app.bench_detectors.runs import ImageSet, Run, train_all
 from palyno.app.bench_detectors.score import Truth, score_all
+from palyno.app.bench_detectors.variants import VARIANTS, network_of
 from palyno.data.annotations import LabelledImage
 from palyno.data.annotations.coco import write_coco
 from palyno.errors import InputError, UsageError
@@ -179,6 +180,56 @@ def test_runs_that_fail_are_named_and_whole_ones_left_alone(tmp_path, monkeypatc
     assert ours[ours.index("--model") + 1] == "hieraedge-n"
     assert ours[ours.index("--epochs") + 1] == "3"
     assert train_all(plan, tmp_path / "data.yaml", tmp_path, sets, start_within=-1) == ["yolo26n-s0"]
+
+
+# What each variant lacks of hieraedge-n's blocks, and has that it has not.
+PARTS = {
+    "without-sef": ({"SEF"}, set()),
+    "without-edges": ({"HEM", "SEF"}, set()),
+    "without-spdconv": ({"SPDConv"}, set()),
+    "without-cspokm": ({"CSPOKM"}, set()),
+    "gate-published": (set(), {"GlobalGate"}),
+    "gate-channel": (set(), {"ChannelGate"}),
+}
+KINDS = ("HEM", "SEF", "SPDConv", "CSPOKM", "ChannelGate", "GlobalGate")
+
+
+@pytest.mark.parametrize("name", sorted(VARIANTS))
+def test_a_variant_is_its_model_but_for_one_part(name, tmp_path):
+    from palyno.app.commands.train import train
+    from palyno.vision.models.detection import build
+
+    def parts(model, options):
+        network = build(model, classes=3, **options)
+        return {kind for module in network.modules() if (kind := type(module).__name__) in KINDS}, network
+
+    (tmp_path / "data.yaml").touch()
+    command = Run(name, 1, ("--epochs", "3")).training(tmp_path / "data.yaml", tmp_path)
+    parsed = train.make_context("train", command[1:]).params
+    assert (parsed["seed"], parsed["epochs"], parsed["name"]) == (1, 3, name)
+    model, options = network_of(name)
+    assert parsed["model"] == model
+    if name.endswith(("-named", "-plain-loss")) or name == "turned-45":
+        assert not options
+        assert parsed["naming_loss"] is not None or parsed["degrees"] == 45
+    elif name == "hieraedge-published-n":
+        assert parts(model, options)[0] == {"HEM", "SEF", "SPDConv", "CSPOKM"}
+    else:
+        mine, network = parts(model, options)
+        whole, plain = parts("hieraedge-n", {})
+        lacks, has = PARTS.get(name, (set(), set()))
+        assert (whole - mine, mine - whole) == (lacks, has)
+        changed = network.yaml["options"] != plain.yaml["options"] or network.yaml["layers"] != plain.yaml["layers"]
+        assert changed
+        assert network.yaml["naming_loss"] == plain.yaml["naming_loss"]
+
+
+def test_the_help_names_every_variant():
+    from palyno.app.commands.bench_detectors import train
+
+    told = " ".join((train.help or "").split())
+    left = [name for name in VARIANTS if name not in told and f"-{name.split('-', 1)[1]}" not in told]
+    assert left == ["hieraedge-published-n"]
 
 
 @pytest.mark.gpu
