@@ -17,6 +17,7 @@ from ... import __version__
 from ...data.annotations import LabelledImage
 from ...errors import InputError, UsageError
 from . import SCHEMA
+from .variants import VARIANTS, network_of
 
 __all__ = ["FIGURES", "Truth", "score_all"]
 
@@ -88,7 +89,8 @@ def score_all(
 
     Returns:
         A document: `models` by name, each with `runs` by seed (the recipe and, a set, figures with `[value, low,
-        high]`) and `mean` over seeds (with `sd` between them); `differences`, `ours` less each other, means over seeds
+        high]`) and `mean` over seeds (with `sd` between them), and of `VARIANTS` their `parameters` and `gflops`;
+        `differences`, `ours` less each other, means over seeds
         on the same draws.
 
     Raises:
@@ -133,6 +135,7 @@ def score_all(
                     s: {"recipe": recipes[model][s], **{n: _told(v) for n, v in runs[s].items()}} for s in sorted(runs)
                 },
                 "mean": {n: _told(v) | {"sd": _spread(runs, n)} for n, v in means[model].items() if v},
+                **_size(model),
             }
             for model, runs in sorted(scored.items())
         },
@@ -196,6 +199,17 @@ def _told(scores: Mapping[str, np.ndarray], *, signed: bool = False) -> dict[str
         ends = interval(values[0], values[1:], bounds=bounds) if len(values) > 1 else ()
         told[key] = [round(float(v), 5) for v in (values[0], *ends)]
     return told
+
+
+def _size(model: str) -> dict[str, Any]:
+    """Parameters and work of what has no name in the zoo."""
+    from ...vision.models.zoo import measure
+
+    if model not in VARIANTS:
+        return {}
+    name, options = network_of(model)
+    measured = measure(name, **options)
+    return {key: measured[key] for key in ("parameters", "gflops")}
 
 
 def _recipe(run: Path) -> dict[str, Any]:

@@ -1,6 +1,7 @@
 """The comparison of detectors: what is trained, what a score is, what a page shows."""
 
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -83,6 +84,22 @@ def test_means_intervals_and_differences(document):
     assert 0 < low <= less <= high
     # Paired draws: the difference is surer than its two parts.
     assert high - low < sum(np.ptp(models[m]["mean"]["composed"]["mAP50-95"][1:]) for m in ("hieraedge-n", "yolo12n"))
+
+
+def test_variants_say_their_size(folder, tmp_path):
+    """What a kernel of 7 has less than one of 31, counted by hand."""
+    from palyno.vision.models.zoo import read_zoo
+
+    for name in ("hieraedge-n-s0", "kernel-7-s0"):
+        shutil.copytree(folder / "runs" / "hieraedge-n-s0", tmp_path / name)
+    document = score_all(tmp_path, [Truth("composed", folder / "truth.json")], number=2)
+    assert "parameters" not in document["models"]["hieraedge-n"]
+    size, whole = document["models"]["kernel-7"], read_zoo()["hieraedge-n"]
+    channels, pixels = 32, 80 * 80
+    # Kernels of K x K, 1 x K, K x 1 while they are trained; one of K x K when they are not.
+    taps = [side * side + 2 * side for side in (31, 7)]
+    assert whole["parameters"] - size["parameters"] == channels * (taps[0] - taps[1])
+    assert whole["gflops"] - size["gflops"] == pytest.approx(2e-9 * channels * pixels * (31**2 - 7**2), abs=0.011)
 
 
 def test_other_images_are_refused(folder, tmp_path):

@@ -48,11 +48,11 @@ def _read(part: str) -> dict[str, dict[str, Any]]:
     return entries
 
 
-def measure(name: str) -> dict[str, Any]:
-    """Builds a model and counts."""
+def measure(name: str, **options: str) -> dict[str, Any]:
+    """Builds a model, or the one of a YAML file, with options of its table, and counts."""
     from .detection import build
 
-    config = configure(name, classes=CLASSES)
+    config = configure(name, classes=CLASSES, **options)
     about = {
         "family": "ultralytics" if name in PEERS else "palyno",
         "head": "rtdetr" if name.startswith("rtdetr") else config.get("head", "detect"),
@@ -60,7 +60,7 @@ def measure(name: str) -> dict[str, Any]:
     }
     if None in config["options"].values():
         return {**about, "parameters": None, "gflops": None, "bytes": None}
-    return {**about, **_counted(build(name, classes=CLASSES))}
+    return {**about, **_counted(build(config))}
 
 
 def measure_backbone(name: str) -> dict[str, Any]:
