@@ -9,9 +9,9 @@ from palyno.app.summary import show
 from rich.console import Console
 
 
-def told(slides, **options) -> str:
+def told(slides, note=None, **options) -> str:
     key = {"model": {}, "arguments": {}, "device": "cpu", "versions": {}}
-    report = RunReport("out", key, {}, tuple(slides), (), "", 75.0, True)
+    report = RunReport("out", key, {}, tuple(slides), (), "", 75.0, True, note)
     stream = io.StringIO()
     show(report, console=Console(file=stream, width=100, color_system=None), **options)
     return stream.getvalue()
@@ -52,6 +52,13 @@ def test_troubles_are_named_and_flags_told():
     assert "flagged saturated: a.png" in text
     only_errors = told(slides, errors_only=True)
     assert "bad.png" in only_errors and "notes.txt" not in only_errors and "grains" not in only_errors
+
+
+def test_why_pytorch_ran_is_said():
+    assert "    note  PyTorch runs x: the cache [red] is full\n" in told(
+        [read()], "PyTorch runs x: the cache [red] is full"
+    )
+    assert "PyTorch" not in told([read()], "PyTorch runs x", errors_only=True)
 
 
 @pytest.mark.parametrize(

@@ -225,6 +225,22 @@ def test_another_networks_file_is_refused(filled, tmp_path, told):
         palyno.load(other, device="cpu", runtime="onnxruntime")
 
 
+def test_weights_that_change_while_they_are_exported_leave_nothing(cache, weights, tmp_path, monkeypatch):
+    from palyno.vision import export as exporting
+
+    copy, export = tmp_path / "copy.safetensors", exporting.export
+    copy.write_bytes(weights.read_bytes())
+
+    def meddled(path, *arguments, **options):
+        save(path, 1)
+        return export(path, *arguments, **options)
+
+    monkeypatch.setattr(exporting, "export", meddled)
+    with pytest.raises(RejectedModelError, match="expected the weights that were opened, it has changed"):
+        palyno.load(copy, device="cpu", runtime="onnxruntime")
+    assert not list(cache.glob("[!.]*")) and not (cache / ".making.onnx").exists()
+
+
 class TestWithoutIt:
     """Where it cannot be had PyTorch runs, and says so; unless it was asked for."""
 

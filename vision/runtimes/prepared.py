@@ -125,7 +125,7 @@ def _prepare(folder: Path, key: str, path: Path, metadata: Metadata, on_prepare:
         on_prepare(f"preparing {metadata.name} for this processor, {why}; it takes 10 to 20 s")
     making = folder / ".making.onnx"
     try:
-        export(path, making, dynamic=True)
+        done = export(path, making, dynamic=True)
         data = making.read_bytes()
     except UsageError:
         # The only argument that a network cannot have.
@@ -140,6 +140,9 @@ def _prepare(folder: Path, key: str, path: Path, metadata: Metadata, on_prepare:
     except Exception as error:
         # Of an exporter; these have no base of their own. It may have been the machine, so nothing is noted.
         raise PalynoError(f"the network could not be exported: {first_line(error)}") from error
+    if done.about.sha256 != metadata.sha256:
+        making.unlink()
+        raise RejectedModelError(f"{path}: expected the weights that were opened, it has changed; open it again")
     # The new file mostly takes the name of a damaged one.
     for file in damaged:
         file.unlink(missing_ok=True)
