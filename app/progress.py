@@ -92,7 +92,7 @@ class TerminalProgress(Progress):
     def drawing(self, index: int, name: str) -> None:
         """Shows the slide's name, and a bar of its own for the drawing."""
         if index == 0:
-            self._bar.reset(self._task, total=self._slides, speed="drawing")
+            self._bar.reset(self._task, total=self._slides, slides="", speed="drawing")
         self._show(name, index)
 
     def finish(self) -> None:

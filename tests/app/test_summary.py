@@ -92,10 +92,19 @@ def test_the_bar_names_slide_speed_and_number(monkeypatch):
     monkeypatch.setattr(
         rich.console, "Console", lambda **_: real(file=stream, force_terminal=True, width=100, color_system=None)
     )
-    with TerminalProgress() as progress:
+    progress = TerminalProgress()
+    progress.note("preparing [red], once")
+    with progress:
         progress.start(3)
         progress.slide(1, "a_folder_with_a_long_name/and_a_slide_with_a_longer_one.svs")
         progress.tile(5, 10)
         progress._bar.refresh()
+        for index in range(3):
+            progress.drawing(index, f"{index}.svs")
+            progress._bar.refresh()
+        progress.finish()
+        progress._bar.refresh()
     text = stream.getvalue()
+    assert text.startswith("preparing [red], once\n")
     assert "slide 2 of 3" in text and "tiles/s" in text and "a_folder_with_a…a_longer_one.svs" in text
+    assert "2.svs" in text and "slide 3 of 3 drawing" in text and "writing" in text
