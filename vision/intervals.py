@@ -161,18 +161,26 @@ def draws(images: int, number: int, seed: int = 0) -> np.ndarray:
 
 
 def interval(
-    figure: float, values: np.ndarray, level: float = 0.95, bounds: tuple[float, float] = (0.0, 1.0)
+    figure: float,
+    values: np.ndarray,
+    level: float = 0.95,
+    bounds: tuple[float, float] = (0.0, 1.0),
+    *,
+    reflected: bool = True,
 ) -> tuple[float, float]:
     """The basic bootstrap interval (Davison and Hinkley 1997, 5.2): the draws' quantiles, reflected at the figure.
 
     Average precision is higher on a drawn sample, which has fewer different images, than on all images. The percentile
-    interval would carry that bias twice; reflected, it is taken off.
+    interval would carry that bias twice; reflected, it is taken off. A mean over images, such as the count error, has
+    no such bias, and a long tail above: there the quantiles themselves are the better interval, whose ends are errors
+    that draws have.
 
     Args:
         figure: On every image once.
         values: (draws,); NaN where a draw has no such figure.
         level: Of the interval.
         bounds: The least and the largest value that such a figure can have.
+        reflected: Whether the quantiles are; else it is the percentile interval (5.3.1 there).
 
     Returns:
         Low and high; NaN where no draw has a figure.
@@ -180,7 +188,9 @@ def interval(
     if np.isnan(values).all():
         return float("nan"), float("nan")
     low, high = np.nanquantile(values, [(1 - level) / 2, (1 + level) / 2])
-    return float(np.clip(2 * figure - high, *bounds)), float(np.clip(2 * figure - low, *bounds))
+    if reflected:
+        low, high = 2 * figure - high, 2 * figure - low
+    return float(np.clip(low, *bounds)), float(np.clip(high, *bounds))
 
 
 def bootstrap(
@@ -225,18 +235,20 @@ def bootstrap(
         **counts.figures(weights),
     }
     intervals = {
-        name: varying(values, bounds=(0.0, np.inf if name == "count_error" else 1.0))
+        name: varying(values, bounds=(0.0, np.inf), reflected=False) if name == "count_error" else varying(values)
         for name, values in figures.items()
     }
     return {"draws": number, "level": 0.95, **intervals}, {name: varying(values[:, 0]) for name, values in each.items()}
 
 
-def varying(values: np.ndarray, bounds: tuple[float, float] = (0.0, 1.0)) -> tuple[float, float]:
+def varying(
+    values: np.ndarray, bounds: tuple[float, float] = (0.0, 1.0), *, reflected: bool = True
+) -> tuple[float, float]:
     """`interval` of a figure, the first value, from its draws, the others; NaN where they are all the same."""
     there = values[~np.isnan(values)]
     if not there.size or there.min() == there.max():
         return float("nan"), float("nan")
-    return interval(values[0], values[1:], bounds=bounds)
+    return interval(values[0], values[1:], bounds=bounds, reflected=reflected)
 
 
 def _in_parts(figure: Callable[[np.ndarray], np.ndarray], weights: np.ndarray, size: int = 50) -> np.ndarray:

@@ -58,8 +58,8 @@ def _scores(document: Mapping[str, Any], name: str, zoo: Mapping[str, Any]) -> s
     best = {key: (min if key == "count_error" else max)(mean[key][0] for _, _, mean in rows) for key in columns}
     lines = []
     for model, entry, mean in rows:
-        # Variants that have no name in the zoo say it themselves.
-        known = zoo.get(model, entry)
+        # Variants say it themselves, also where a model of the zoo has their name.
+        known = {**zoo.get(model, {}), **entry}
         seeds = sum(name in run for run in entry["runs"].values())
         cells = [model, _number(known.get("parameters"), 1e6), _number(known.get("gflops"), 1), str(seeds)]
         cells += [_value(mean[key], key, mean[key][0] == best[key]) for key in columns]

@@ -196,7 +196,8 @@ def _told(scores: Mapping[str, np.ndarray], *, signed: bool = False) -> dict[str
     told = {}
     for key, values in scores.items():
         bounds = (-np.inf, np.inf) if signed else (0.0, np.inf if key == "count_error" else 1.0)
-        ends = interval(values[0], values[1:], bounds=bounds) if len(values) > 1 else ()
+        reflected = key != "count_error"
+        ends = interval(values[0], values[1:], bounds=bounds, reflected=reflected) if len(values) > 1 else ()
         told[key] = [round(float(v), 5) for v in (values[0], *ends)]
     return told
 

@@ -135,6 +135,21 @@ def test_an_interval_holds_the_figure_about_as_often_as_it_says():
     assert 0.88 <= held / 200 <= 0.99
 
 
+def test_a_mean_with_a_long_tail_is_held_more_often_by_quantiles_as_they_are():
+    """Errors of 10 images, mostly small and at times large, as of counts; their mean is known: exp(-3 + 1/2)."""
+    rng = np.random.default_rng(0)
+    held, nought = np.zeros(2, int), np.zeros(2, int)
+    for trial in range(300):
+        errors = rng.lognormal(-3, 1, 10)
+        means = (draws(10, 400, seed=trial) @ errors) / 10
+        ends = [interval(errors.mean(), means, bounds=(0, np.inf), reflected=reflected) for reflected in (True, False)]
+        held += [low <= np.exp(-2.5) <= high for low, high in ends]
+        nought += [low == 0 for low, _ in ends]
+    assert held[1] > held[0] + 9
+    assert nought[0] > 0
+    assert nought[1] == 0
+
+
 def test_a_bias_that_draws_add_is_taken_off():
     """The number of different images in a draw is biased by about a third; reflected, the figure stays inside."""
     weights = draws(60, 400)
