@@ -120,7 +120,9 @@ def _run(exported: Exported, batch: torch.Tensor) -> torch.Tensor:
 
 def _partners(ours: np.ndarray, theirs: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """The boxes of a network that picks them, and for each the nearest of the other's in place and probabilities."""
-    ours = ours[ours[:, 4:].max(1, initial=0) >= PICKED]
+    sure = ours[:, 4:].max(1, initial=0)
+    # The surest always: of a network that is sure of none, nothing would be compared.
+    ours = ours[sure >= min(PICKED, sure.max(initial=0))]
     scale = np.r_[np.full(4, 1 / BOX_ERROR), np.full(ours.shape[1] - 4, 1 / SCORE_ERROR)]
     nearest = [int((np.abs(theirs - row) * scale).max(1).argmin()) for row in ours]
     return ours, theirs[nearest]
