@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 __all__ = ["VARIANTS", "chosen", "network_of"]
 
@@ -27,10 +28,10 @@ def chosen(name: str) -> tuple[str, ...]:
     return VARIANTS.get(name, ("--model", name))
 
 
-def network_of(name: str) -> tuple[str, dict[str, str]]:
+def network_of(name: str) -> tuple[str, dict[str, Any]]:
     """Of what `chosen` gives what decides the network: its model, and options for `build`."""
     words = chosen(name)
-    model, options = "", {}
+    model, options = "", dict[str, Any]()
     for key, value in zip(words[::2], words[1::2], strict=True):
         if key == "--model":
             model = value

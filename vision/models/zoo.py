@@ -48,7 +48,7 @@ def _read(part: str) -> dict[str, dict[str, Any]]:
     return entries
 
 
-def measure(name: str, **options: str) -> dict[str, Any]:
+def measure(name: str, **options: Any) -> dict[str, Any]:
     """Builds a model, or the one of a YAML file, with options of its table, and counts."""
     from .detection import build
 
