@@ -7,6 +7,7 @@ source at `turn (p - middle) / scale + anchor`.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -14,7 +15,7 @@ import torch.nn.functional as F
 
 from .store import PAD, ImageStore
 
-__all__ = ["Placement", "Spread", "place"]
+__all__ = ["Placement", "Spread", "lay_out", "paint", "place"]
 
 # What is left of a box that a pane cuts must show this share of it, as in composed scenes, and be this wide and high.
 LEAST_VISIBLE, LEAST_SIDE = 0.35, 3.0
@@ -75,14 +76,32 @@ def place(
     Returns:
         Images (B, 3, S, S) float32 in [0, 1]; boxes (n, 4) `xyxy` pixels; (n, 2) int64 output image and class of each.
     """
+    panes = lay_out(len(store), sources, store.pixels.shape[-1], spread, generator)
+    return paint(store, panes, [store.gather(pane.sources) for pane in panes])
+
+
+def paint(
+    store: ImageStore, panes: Sequence[Placement], pictures: Sequence[torch.Tensor]
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """The batch that panes make.
+
+    Args:
+        store: Where the source images' boxes are.
+        panes: What `lay_out` gave.
+        pictures: Pixels of each pane's sources, as `store.gather` gives them.
+
+    Returns:
+        As `place`.
+    """
     size, device = store.pixels.shape[-1], store.boxes.device
-    images = torch.empty(len(sources), 3, size, size, device=device)
+    number = 1 + max(int(pane.outputs.max()) for pane in panes)
+    images = torch.empty(number, 3, size, size, device=device)
     boxes, owners = [], []
-    for pane in _panes(len(store), sources, size, spread, generator):
+    for pane, picture in zip(panes, pictures, strict=True):
         outputs, origin = pane.outputs.to(device), pane.sources.to(device)
         maps = pane.maps.to(device)
         images[outputs, :, pane.top : pane.top + pane.height, pane.left : pane.left + pane.width] = _sample(
-            store.pictures(pane.sources), maps, pane
+            picture.to(device, non_blocking=True), maps, pane
         )
         found, index = _boxes(store.boxes[origin], store.classes[origin], maps, pane)
         boxes.append(found)
@@ -90,7 +109,10 @@ def place(
     return images, torch.cat(boxes), torch.cat(owners)
 
 
-def _panes(count: int, sources: torch.Tensor, size: int, spread: Spread, generator: torch.Generator) -> list[Placement]:
+def lay_out(
+    count: int, sources: torch.Tensor, size: int, spread: Spread, generator: torch.Generator
+) -> list[Placement]:
+    """Draws the panes of a batch of images of `size`; `count` is how many sources there are, others as for `place`."""
     four = torch.rand(len(sources), generator=generator) < spread.mosaic
     alone, together = (~four).nonzero()[:, 0], four.nonzero()[:, 0]
     panes = [_pane(alone, sources[alone], (0, 0, size, size), size, spread, generator)] if len(alone) else []

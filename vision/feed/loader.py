@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from typing import Any
 
 import torch
 
-from .geometry import Spread, place
+from .geometry import Placement, Spread, lay_out, paint
 from .light import Light, vary
 from .store import ImageStore
 
 __all__ = ["DeviceLoader"]
+
+Pixels = list[torch.Tensor]
 
 
 class DeviceLoader:
@@ -80,12 +83,30 @@ class DeviceLoader:
     def __iter__(self) -> Iterator[dict[str, Any]]:
         generator = torch.Generator().manual_seed((self._seed << 20) + self.epoch)
         order = torch.randperm(len(self.store), generator=generator)
+        seeds = torch.randint(2**62, (len(self),), generator=generator).tolist()
         self.epoch += 1
-        for start in range(0, len(self) * self.batch_size, self.batch_size):
-            yield self._batch(order[start : start + self.batch_size], generator)
+        drawn = zip(order.split(self.batch_size), seeds, strict=False)
+        if not self.store.apart:
+            yield from (self._batch(*self._draw(*one)) for one in drawn)
+            return
+        # The next batch's pixels are gathered while the device works on this one's.
+        with ThreadPoolExecutor(1) as pool:
+            ahead = pool.submit(self._draw, *next(drawn))
+            for one in drawn:
+                now, ahead = ahead.result(), pool.submit(self._draw, *one)
+                yield self._batch(*now)
+            yield self._batch(*ahead.result())
 
-    def _batch(self, chosen: torch.Tensor, generator: torch.Generator) -> dict[str, Any]:
-        images, boxes, owners = place(self.store, chosen, self.spread, generator)
+    def _draw(self, chosen: torch.Tensor, seed: int) -> tuple[torch.Tensor, torch.Generator, list[Placement], Pixels]:
+        """What of a batch needs no device: where its images lie, and the pixels of their sources."""
+        generator = torch.Generator().manual_seed(seed)
+        panes = lay_out(len(self.store), chosen, self.store.pixels.shape[-1], self.spread, generator)
+        return chosen, generator, panes, [self.store.gather(pane.sources) for pane in panes]
+
+    def _batch(
+        self, chosen: torch.Tensor, generator: torch.Generator, panes: list[Placement], pixels: Pixels
+    ) -> dict[str, Any]:
+        images, boxes, owners = paint(self.store, panes, pixels)
         # ultralytics' losses count on boxes in the order of their images.
         order = owners[:, 0].argsort(stable=True)
         boxes, owners = boxes[order], owners[order]

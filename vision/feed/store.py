@@ -37,9 +37,17 @@ class ImageStore:
     def __len__(self) -> int:
         return len(self.pixels)
 
-    def pictures(self, chosen: torch.Tensor) -> torch.Tensor:
-        """Pixels of the chosen images (n,), on the device of the boxes."""
-        return self.pixels[chosen.to(self.pixels.device)].to(self.boxes.device)
+    @property
+    def apart(self) -> bool:
+        """Whether pixels lie elsewhere than boxes, so that each batch's must be sent."""
+        return self.pixels.device != self.boxes.device
+
+    def gather(self, chosen: torch.Tensor) -> torch.Tensor:
+        """Pixels of the chosen images (n,), where they lie; those of main memory ready to be sent to a GPU."""
+        if not (self.apart and self.boxes.is_cuda):
+            return self.pixels[chosen.to(self.pixels.device)]
+        there = torch.empty((len(chosen), *self.pixels.shape[1:]), dtype=torch.uint8, pin_memory=True)
+        return torch.index_select(self.pixels, 0, chosen, out=there)
 
     @classmethod
     def read(
@@ -58,7 +66,7 @@ class ImageStore:
                 centre and sides as shares of the image.
             size: Side S.
             device: Where the images are kept, 3 S^2 bytes each.
-            host: Keep the pixels in main memory; each batch's are sent to the device, which takes it a little longer.
+            host: Keep the pixels in main memory; each batch's are sent to the device.
             threads: Threads that decode.
 
         Raises:

@@ -1,6 +1,7 @@
 """The loader: every image once an epoch, the same again from the same seed, and a trainer that takes it."""
 
 from pathlib import Path
+from threading import current_thread
 from types import SimpleNamespace
 
 import cv2
@@ -105,6 +106,34 @@ def test_closing_ends_mosaics(labels):
     source = loader(labels, spread=Spread(mosaic=1.0))
     source.reset()
     assert source.spread.mosaic == 0
+
+
+@pytest.mark.parametrize("batch", [1, 3, 7])
+def test_batches_gathered_ahead_are_the_same(labels, monkeypatch, batch):
+    """As where images lie in main memory and are sent to a GPU; here both are the CPU."""
+    light = Light(noise=0)
+    expected = list(loader(labels, light=light, batch=batch))
+    gathered = []
+    gather = ImageStore.gather
+    monkeypatch.setattr(ImageStore, "apart", True)
+    monkeypatch.setattr(ImageStore, "gather", lambda *a: (gathered.append(current_thread()), gather(*a))[1])
+    source = loader(labels, light=light, batch=batch)
+    for one, other in zip(source, expected, strict=True):
+        assert torch.equal(one["img"], other["img"])
+        assert torch.equal(one["bboxes"], other["bboxes"])
+        assert one["im_file"] == other["im_file"]
+    assert current_thread() not in gathered
+    # Whoever stops in the middle of an epoch is not held up, and the next one begins anew.
+    next(iter(source))
+    assert len(list(source)) == len(expected)
+
+
+def test_what_goes_wrong_ahead_is_told(labels, monkeypatch):
+    monkeypatch.setattr(ImageStore, "apart", True)
+    source = loader(labels)
+    monkeypatch.setattr(ImageStore, "gather", lambda *_: torch.empty(0)[1])
+    with pytest.raises(IndexError):
+        list(source)
 
 
 @pytest.mark.gpu
