@@ -37,6 +37,11 @@ def lines(report: Mapping[str, Any]) -> Iterator[str]:
         f"AP50 of any grain {figure('AP50_any', report['AP50_any'])}"
     )
     yield (
+        f"with up to three names a box, as other tools count: mAP50 "
+        f"{figure('mAP50_multi_label', report['mAP50_multi_label'])}   mAP50-95 "
+        f"{figure('mAP50-95_multi_label', report['mAP50-95_multi_label'])}"
+    )
+    yield (
         f"AR {figure('AR', report['AR'])}   mAP50-95 of grains below 32 px {figure('AP_small', report['AP_small'])}, "
         f"up to 96 px {figure('AP_medium', report['AP_medium'])}, above {figure('AP_large', report['AP_large'])}"
     )

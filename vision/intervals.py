@@ -17,7 +17,18 @@ import numpy as np
 from ..data.annotations import LabelledImage
 from .metrics import coco_evaluation, match
 
-__all__ = ["Counted", "Ranked", "bootstrap", "counted", "draws", "interval", "ranked", "ranked_by_size", "varying"]
+__all__ = [
+    "Counted",
+    "Ranked",
+    "bootstrap",
+    "counted",
+    "draws",
+    "interval",
+    "mean_precision",
+    "ranked",
+    "ranked_by_size",
+    "varying",
+]
 
 # Where pycocotools reads precision off.
 _RECALLS = np.linspace(0, 1, 101)
@@ -200,6 +211,8 @@ def bootstrap(
     counts: Counted,
     number: int,
     seed: int = 0,
+    *,
+    multi_label: Sequence[Ranked],
 ) -> tuple[dict[str, Any], dict[str, tuple[float, float]]]:
     """Intervals of 95 % of all figures, from the same draws of images.
 
@@ -213,18 +226,21 @@ def bootstrap(
         counts: What was counted at the operating threshold.
         number: Draws.
         seed: Of the draws.
+        multi_label: Ranked boxes of each class, where a box can be of several.
 
     Returns:
         `draws`, `level` and, as (low, high), `mAP50`, `mAP50-95`, `AR`, `AP_small`, `AP_medium`, `AP_large`,
-        `AP50_any`, `precision`, `recall`, `f1` and `count_error`; and AP50 of each class that occurs.
+        `mAP50_multi_label`, `mAP50-95_multi_label`, `AP50_any`, `precision`, `recall`, `f1` and `count_error`; and AP50
+        of each class that occurs.
     """
     weights = np.vstack([np.ones((1, len(any_grain.true)), int), draws(len(any_grain.true), number, seed)])
     present = {name: one for name, one in zip(classes, of_sizes["all"], strict=True) if one.true.any()}
     each = {name: _in_parts(one.precision, weights) for name, one in present.items()}
     grain = Ranked(any_grain.image, any_grain.hit[:1], any_grain.true)
+    several = [_in_parts(one.precision, weights) for one in multi_label if one.true.any()]
     figures = {
-        "mAP50": _mean_of([values[:, 0] for values in each.values()], len(weights)),
-        "mAP50-95": _mean_of([values.mean(1) for values in each.values()], len(weights)),
+        **mean_precision(list(each.values()), len(weights)),
+        **{f"{name}_multi_label": values for name, values in mean_precision(several, len(weights)).items()},
         "AR": _mean_of([_in_parts(one.recall, weights).mean(1) for one in present.values()], len(weights)),
         **{
             f"AP_{size}": _mean_of([_in_parts(one.precision, weights).mean(1) for one in ones], len(weights))
@@ -239,6 +255,14 @@ def bootstrap(
         for name, values in figures.items()
     }
     return {"draws": number, "level": 0.95, **intervals}, {name: varying(values[:, 0]) for name, values in each.items()}
+
+
+def mean_precision(each: Sequence[np.ndarray], number: int) -> dict[str, np.ndarray]:
+    """`mAP50` and `mAP50-95` of so many draws, (number,) each, of what `Ranked.precision` gives for each class."""
+    return {
+        "mAP50": _mean_of([values[:, 0] for values in each], number),
+        "mAP50-95": _mean_of([values.mean(1) for values in each], number),
+    }
 
 
 def varying(

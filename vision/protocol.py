@@ -18,7 +18,7 @@ from .intervals import bootstrap, counted, ranked, ranked_by_size, varying
 from .intervals import draws as drawn
 from .operating import precision_recall
 from .results import SlideResult
-from .validate import by_best_class, evaluate, without_names
+from .validate import by_best_class, by_several_classes, evaluate, without_names
 
 __all__ = ["full_report", "in_order"]
 
@@ -57,7 +57,8 @@ def full_report(
     of_class: dict[str, tuple[float, float]] = {}
     if draws and len(truth) > 1:
         best = ranked_by_size(truth, [by_best_class(result, classes) for result in results], classes)
-        intervals, of_class = bootstrap(best, classes, any_grain, counted(truth, found), draws)
+        several = ranked(truth, [by_several_classes(result, classes) for result in results], classes)
+        intervals, of_class = bootstrap(best, classes, any_grain, counted(truth, found), draws, multi_label=several)
     names = confusion(truth, at_conf)
     recall, precision = precision_recall(any_grain)
     known = set(classes)

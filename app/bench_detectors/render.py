@@ -15,6 +15,7 @@ __all__ = ["read_figures", "render_page"]
 COLUMNS = {
     "mAP50-95": "mAP50-95",
     "mAP50": "mAP50",
+    "mAP50_multi_label": "mAP50, up to three names",
     "AP50_any": "AP50, any grain",
     "f1": "F1",
     "count_error": "count error",

@@ -21,7 +21,17 @@ from .variants import VARIANTS, network_of
 
 __all__ = ["FIGURES", "Truth", "score_all"]
 
-FIGURES = ("mAP50", "mAP50-95", "AP50_any", "precision", "recall", "f1", "count_error")
+FIGURES = (
+    "mAP50",
+    "mAP50-95",
+    "mAP50_multi_label",
+    "mAP50-95_multi_label",
+    "AP50_any",
+    "precision",
+    "recall",
+    "f1",
+    "count_error",
+)
 
 
 @dataclass(frozen=True)
@@ -153,9 +163,9 @@ def score_all(
 
 def _scores(file: Path, truth: Mapping[str, LabelledImage], weights: np.ndarray, conf: float) -> dict[str, np.ndarray]:
     """Figures for every draw; the first is every image once."""
-    from ...vision.intervals import counted, ranked
+    from ...vision.intervals import counted, mean_precision, ranked
     from ...vision.predictions import read_predictions
-    from ...vision.validate import by_best_class, without_names
+    from ...vision.validate import by_best_class, by_several_classes, without_names
 
     results, classes = read_predictions(file)
     found = {Path(result.slide).name: result for result in results}
@@ -163,15 +173,17 @@ def _scores(file: Path, truth: Mapping[str, LabelledImage], weights: np.ndarray,
         raise InputError(f"{file}: expected the images of the true boxes, no more and no fewer; {missing[0]} differs")
     true = list(truth.values())
     seen = [found[name] for name in truth]
-    each = np.stack(
-        [one.precision(weights) for one in ranked(true, [by_best_class(r, classes) for r in seen], classes)]
-    )
-    known = ~np.isnan(each[:, :, 0])
+
+    def means(found: Sequence[LabelledImage]) -> dict[str, np.ndarray]:
+        present = [one for one in ranked(true, found, classes) if one.true.any()]
+        return mean_precision([one.precision(weights) for one in present], len(weights))
+
+    several = means([by_several_classes(r, classes) for r in seen])
     grains, any_ = (without_names(images) for images in (true, [r.to_annotations() for r in seen]))
     counts = counted(true, [r.above(conf).to_annotations() for r in seen]).figures(weights)
     return {
-        "mAP50": np.nansum(each[..., 0], 0) / known.sum(0),
-        "mAP50-95": np.nansum(each.mean(2), 0) / known.sum(0),
+        **means([by_best_class(r, classes) for r in seen]),
+        **{f"{name}_multi_label": values for name, values in several.items()},
         "AP50_any": ranked(grains, any_, ["grain"])[0].precision(weights)[:, 0],
         **counts,
     }

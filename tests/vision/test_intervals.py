@@ -66,17 +66,22 @@ def test_recall_and_sizes_of_every_image_once_are_pycocotools(seed):
 
 def test_every_figure_has_an_interval_and_one_that_no_draw_changes_has_none():
     truth, found = made()
-    some, of_class = bootstrap(
-        ranked_by_size(truth, found, CLASSES), CLASSES, ranked(truth, found, ["Betula"])[0], counted(truth, found), 50
-    )
+
+    def intervals(found, several):
+        sizes, some = ranked_by_size(truth, found, CLASSES), ranked(truth, found, ["Betula"])[0]
+        several = ranked(truth, several, CLASSES)
+        return bootstrap(sizes, CLASSES, some, counted(truth, found), 50, multi_label=several)
+
+    some, of_class = intervals(found, found)
+    for name in ("mAP50", "mAP50-95"):
+        assert some[f"{name}_multi_label"] == some[name]
     for name in ("mAP50", "mAP50-95", "AR", "AP_medium", "precision", "recall", "f1", "count_error"):
         assert some[name][0] < some[name][1], name
     assert np.isnan(some["AP_large"]).all() and set(of_class) == set(CLASSES[:3])
     right = [LabelledImage(t.image, 640, 640, t.boxes, t.labels, np.linspace(1, 0.5, len(t))) for t in truth]
-    all_, of_class = bootstrap(
-        ranked_by_size(truth, right, CLASSES), CLASSES, ranked(truth, right, ["Betula"])[0], counted(truth, right), 50
-    )
+    all_, of_class = intervals(right, found)
     assert np.isnan([all_["mAP50"], all_["recall"], *of_class.values()]).all()
+    assert all_["mAP50_multi_label"] == some["mAP50"]
 
 
 def test_a_calibration_of_a_draw_is_that_of_the_images_drawn():

@@ -6,12 +6,13 @@ import json
 
 import numpy as np
 import pytest
+import torch
 from palyno.data.annotations import LabelledImage
 from palyno.errors import InputError
 from palyno.vision.predictions import as_kept, read_predictions, write_predictions
 from palyno.vision.protocol import full_report, in_order
 from palyno.vision.results import Provenance, SlideResult
-from palyno.vision.validate import evaluate
+from palyno.vision.validate import by_several_classes, evaluate
 
 CLASSES = ("Betula pendula", "Corylus avellana", "Zea mays", "unknown")
 
@@ -44,6 +45,85 @@ def made(images=10, seed=0, classes=CLASSES):
             )
         )
     return truth, results
+
+
+def result(name, boxes, candidates):
+    """What was found in an image, by the candidates of each box."""
+    return SlideResult(
+        name,
+        640,
+        640,
+        np.array(boxes, np.float32).reshape(-1, 4),
+        np.array([max(p for _, p in found) for found in candidates], np.float32),
+        tuple(found[0][0] for found in candidates),
+        Provenance("m", "0" * 64, "1", {"conf": 0.05}),
+        candidates=tuple(candidates),
+        conf=0.05,
+    )
+
+
+def test_a_box_can_be_of_several_names():
+    """The second grain is Betula to the detector, and next to that Corylus, which it is: found, if that may count."""
+    boxes = [[0, 0, 40, 40], [100, 100, 150, 150]]
+    truth = [LabelledImage("a.png", 640, 640, np.array(boxes, np.float32), (CLASSES[0], CLASSES[1]))]
+    found = [
+        result("a.png", boxes, [((CLASSES[0], 0.9),), ((CLASSES[0], 0.5), (CLASSES[1], 0.4), ("Betula sp.", 0.3))])
+    ]
+    report = evaluate(truth, found, CLASSES)
+    assert report["mAP50"] == pytest.approx(0.5)
+    assert report["mAP50_multi_label"] == pytest.approx(1.0)
+    both = by_several_classes(found[0], CLASSES)
+    assert both.labels == (CLASSES[0], CLASSES[0], CLASSES[1])
+    assert both.confidence.tolist() == pytest.approx([0.9, 0.5, 0.4])
+    nothing = by_several_classes(result("b.png", [], []), CLASSES)
+    assert nothing.boxes.shape == (0, 4)
+    # A sure second name that is wrong costs.
+    found = [result("a.png", boxes, [((CLASSES[0], 0.5), (CLASSES[1], 0.45)), ((CLASSES[1], 0.4),)])]
+    report = evaluate(truth, found, CLASSES)
+    assert report["mAP50"] == pytest.approx(1.0)
+    assert report["mAP50_multi_label"] == pytest.approx(0.75, abs=0.01)
+
+
+def test_several_names_a_box_count_as_ultralytics_counts_them():
+    """Its matching and average precision on the same boxes; it reads precision off between recalls, COCO at them."""
+    from ultralytics.utils.metrics import ap_per_class, box_iou
+
+    truth, results = made(40)
+    rng = np.random.default_rng(1)
+    several = []
+    for one in results:
+        second = [CLASSES[k] for k in rng.integers(0, 3, len(one))]
+        share = rng.uniform(0.1, 0.5, len(one))
+        found = [
+            ((n, float(c) * 0.9), *([(s, float(c * q))] if s != n else []))
+            for n, c, s, q in zip(one.taxa, one.confidence, second, share, strict=True)
+        ]
+        several.append(result(one.slide, one.boxes, found))
+    hits, scores, named, true = [], [], [], []
+    levels = np.linspace(0.5, 0.95, 10)
+    for image, one in zip(truth, several, strict=True):
+        boxes = by_several_classes(one, CLASSES)
+        labels, names = (np.array([CLASSES.index(n) for n in of]) for of in (image.labels, boxes.labels))
+        overlap = box_iou(torch.from_numpy(image.boxes), torch.from_numpy(boxes.boxes)).numpy()
+        overlap = overlap * (labels[:, None] == names)
+        hit = np.zeros((len(names), 10), bool)
+        for k, level in enumerate(levels):
+            left = set(range(len(labels)))
+            for j in np.argsort(-boxes.confidence, kind="stable"):
+                best = max(left, key=lambda i: overlap[i, j], default=None)
+                if best is not None and overlap[best, j] >= level:
+                    hit[j, k] = True
+                    left.remove(best)
+        hits.append(hit)
+        scores.append(boxes.confidence)
+        named.append(names)
+        true.append(labels)
+    precision = ap_per_class(*(np.concatenate(part) for part in (hits, scores, named, true)))[5]
+    report = evaluate(truth, several, CLASSES)
+    assert report["mAP50_multi_label"] == pytest.approx(precision[:, 0].mean(), abs=0.01)
+    assert report["mAP50-95_multi_label"] == pytest.approx(precision.mean(), abs=0.01)
+    # Second names must count for this test to mean much.
+    assert abs(report["mAP50_multi_label"] - report["mAP50"]) > 0.02
 
 
 def test_the_report_holds_what_evaluate_says_and_its_parts_agree():
