@@ -100,8 +100,7 @@ def score_all(
     Returns:
         A document: `models` by name, each with `runs` by seed (the recipe and, a set, figures with `[value, low,
         high]`) and `mean` over seeds (with `sd` between them), and of `VARIANTS` their `parameters` and `gflops`;
-        `differences`, `ours` less each other, means over seeds
-        on the same draws.
+        `differences`, `ours` less each other, means over seeds on the same draws.
 
     Raises:
         InputError: There are no runs, or images without true boxes.

@@ -148,8 +148,7 @@ class _Omni(nn.Module):
         u = self.enter(x)
         y = x + self.large(u)
         if (gate := self.gate) is not None:
-            f = (gate.spectral(u.mean((2, 3), keepdim=True)) * u).abs()
-            s = gate.spatial(f.mean((2, 3), keepdim=True)) * f
+            s = gate.attended(u)
             y = y + gate.beta * s
             if self.transform is not None and isinstance(gate, GlobalGate):
                 y = y + gate.alpha * self.transform(gate.p(s), gate.q(s))
