@@ -15,7 +15,7 @@ import torch.nn.functional as F
 
 from .store import PAD, ImageStore
 
-__all__ = ["Placement", "Spread", "lay_out", "paint", "place"]
+__all__ = ["Placement", "Spread", "lay_out", "paint"]
 
 # What is left of a box that a pane cuts must show this share of it, as in composed scenes, and be this wide and high.
 LEAST_VISIBLE, LEAST_SIDE = 0.35, 3.0
@@ -62,24 +62,6 @@ class Placement:
     maps: torch.Tensor
 
 
-def place(
-    store: ImageStore, sources: torch.Tensor, spread: Spread, generator: torch.Generator
-) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """A batch of output images.
-
-    Args:
-        store: The source images, side S.
-        sources: (B,) one for each output image; three more are drawn for a mosaic.
-        spread: How far they are moved.
-        generator: Decides everything random, on the CPU.
-
-    Returns:
-        Images (B, 3, S, S) float32 in [0, 1]; boxes (n, 4) `xyxy` pixels; (n, 2) int64 output image and class of each.
-    """
-    panes = lay_out(len(store), sources, store.pixels.shape[-1], spread, generator)
-    return paint(store, panes, [store.gather(pane.sources) for pane in panes])
-
-
 def paint(
     store: ImageStore, panes: Sequence[Placement], pictures: Sequence[torch.Tensor]
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
@@ -91,7 +73,7 @@ def paint(
         pictures: Pixels of each pane's sources, as `store.gather` gives them.
 
     Returns:
-        As `place`.
+        Images (B, 3, S, S) float32 in [0, 1]; boxes (n, 4) `xyxy` pixels; (n, 2) int64 output image and class of each.
     """
     size, device = store.pixels.shape[-1], store.boxes.device
     number = 1 + max(int(pane.outputs.max()) for pane in panes)
@@ -112,7 +94,15 @@ def paint(
 def lay_out(
     count: int, sources: torch.Tensor, size: int, spread: Spread, generator: torch.Generator
 ) -> list[Placement]:
-    """Draws the panes of a batch of images of `size`; `count` is how many sources there are, others as for `place`."""
+    """Draws the panes of a batch of output images.
+
+    Args:
+        count: How many source images there are.
+        sources: (B,) one for each output image; three more are drawn for a mosaic.
+        size: Side of the images, sources and output.
+        spread: How far the sources are moved.
+        generator: Decides everything random, on the CPU.
+    """
     four = torch.rand(len(sources), generator=generator) < spread.mosaic
     alone, together = (~four).nonzero()[:, 0], four.nonzero()[:, 0]
     panes = [_pane(alone, sources[alone], (0, 0, size, size), size, spread, generator)] if len(alone) else []

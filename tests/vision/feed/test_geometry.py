@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 import torch
-from palyno.vision.feed.geometry import LEAST_SIDE, LEAST_VISIBLE, Spread, place
+from palyno.vision.feed.geometry import LEAST_SIDE, LEAST_VISIBLE, Spread, lay_out, paint
 from palyno.vision.feed.store import PAD, ImageStore
 
 STILL = Spread(scale=0, translate=0, mirrored=False, quarters=False, mosaic=0)
@@ -28,6 +28,11 @@ def discs(images=6, per=5, seed=0, classes=3):
 
 def generator(seed=0):
     return torch.Generator().manual_seed(seed)
+
+
+def place(store, sources, spread, rng):
+    panes = lay_out(len(store), sources, store.pixels.shape[-1], spread, rng)
+    return paint(store, panes, [store.gather(pane.sources) for pane in panes])
 
 
 def test_without_movement_images_and_boxes_stay():
