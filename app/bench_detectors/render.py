@@ -68,8 +68,10 @@ def _scores(document: Mapping[str, Any], name: str, zoo: Mapping[str, Any]) -> s
     images = document["sets"][name]
     head = ["model", "M parameters", "GFLOPs", "seeds", *columns.values()]
     intervals = " with 95 % intervals over images" if document["draws"] else ""
-    note = f"{images['images']} images, {images['grains']} boxes; means over seeds{intervals}.\n\n"
-    return note + table(head, lines)
+    note = f"{images['images']} images, {images['grains']} boxes; means over seeds{intervals}. "
+    on = document.get("chosen_on")
+    counts = f"Counts at {document['conf']}" if on is None else f"Counts of each at the threshold best for it on {on}"
+    return f"{note}{counts}.\n\n" + table(head, lines)
 
 
 def _differences(document: Mapping[str, Any], name: str) -> str:

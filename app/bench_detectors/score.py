@@ -16,6 +16,7 @@ import numpy as np
 from ... import __version__
 from ...data.annotations import LabelledImage
 from ...errors import InputError, UsageError
+from ...vision.results import SlideResult
 from . import SCHEMA
 from .variants import VARIANTS, network_of
 
@@ -82,6 +83,7 @@ def score_all(
     *,
     ours: str = "hieraedge-n",
     conf: float = 0.25,
+    choose: str | None = None,
     number: int = 500,
     seed: int = 0,
     told: Callable[[str], None] = lambda line: None,
@@ -93,24 +95,32 @@ def score_all(
         truths: The sets' true boxes; images are matched by name.
         ours: The model that others are compared with.
         conf: Threshold of all that is asked of a count.
+        choose: A set, on which each run's own threshold is chosen in place of `conf`, see
+            `palyno.vision.operating.choose_conf`; its own counts are then too good.
         number: Draws of the bootstrap.
         seed: Of the draws.
         told: Called with a line a run.
 
     Returns:
-        A document: `models` by name, each with `runs` by seed (the recipe and, a set, figures with `[value, low,
-        high]`) and `mean` over seeds (with `sd` between them), and of `VARIANTS` their `parameters` and `gflops`;
-        `differences`, `ours` less each other, means over seeds on the same draws.
+        A document: `models` by name, each with `runs` by seed (the recipe, the threshold `conf` where it was chosen,
+        and, a set, figures with `[value, low, high]`) and `mean` over seeds (with `sd` between them), and of
+        `VARIANTS` their `parameters` and `gflops`; `differences`, `ours` less each other, means over seeds on the same
+        draws.
 
     Raises:
-        InputError: There are no runs, or images without true boxes.
+        InputError: There are no runs, or images without true boxes, or a run has nothing found on the set to choose on.
+        UsageError: That set is none of the truths.
     """
     from ...vision.intervals import draws
+    from ...vision.operating import choose_conf
 
+    if choose not in (None, *(truth.name for truth in truths)):
+        raise UsageError(f"choose: expected one of {', '.join(truth.name for truth in truths)}, got {choose!r}")
+    chosen: dict[str, float] = {}
     scored: dict[str, dict[str, dict[str, dict[str, np.ndarray]]]] = {}
     recipes: dict[str, dict[str, Any]] = {}
     sets: dict[str, Any] = {}
-    for one in truths:
+    for one in sorted(truths, key=lambda truth: truth.name != choose):
         name, truth = one.name, one.read()
         weights = np.vstack([np.ones((1, len(truth)), int), draws(len(truth), number, seed)])
         grains = sum(map(len, truth.values()))
@@ -121,8 +131,14 @@ def score_all(
         }
         for run in sorted(path for path in folder.iterdir() if (path / f"{name}.json.gz").is_file()):
             model, _, number_ = run.name.rpartition("-s")
+            images, classes = _found(run / f"{name}.json.gz", truth)
+            if name == choose:
+                chosen[run.name] = choose_conf(list(truth.values()), images).conf
+            if choose and run.name not in chosen:
+                raise InputError(f"{run}: expected what was found on {choose}, to choose a threshold; got {name} alone")
+            threshold = chosen.get(run.name, conf)
             scored.setdefault(model, {}).setdefault(number_, {})[name] = _scores(
-                run / f"{name}.json.gz", truth, weights, conf
+                list(truth.values()), images, classes, weights, threshold
             )
             recipes.setdefault(model, {})[number_] = _recipe(run)
             told(f"{run.name} on {name}")
@@ -135,13 +151,19 @@ def score_all(
         "schema": SCHEMA,
         "palyno": __version__,
         "when": datetime.datetime.now(datetime.UTC).date().isoformat(),
-        "conf": conf,
+        "conf": conf if choose is None else None,
+        "chosen_on": choose,
         "draws": number,
-        "sets": sets,
+        "sets": {truth.name: sets[truth.name] for truth in truths},
         "models": {
             model: {
                 "runs": {
-                    s: {"recipe": recipes[model][s], **{n: _told(v) for n, v in runs[s].items()}} for s in sorted(runs)
+                    s: {
+                        "recipe": recipes[model][s],
+                        **({"conf": chosen[f"{model}-s{s}"]} if choose else {}),
+                        **{n: _told(v) for n, v in runs[s].items()},
+                    }
+                    for s in sorted(runs)
                 },
                 "mean": {n: _told(v) | {"sd": _spread(runs, n)} for n, v in means[model].items() if v},
                 **_size(model),
@@ -160,18 +182,27 @@ def score_all(
     }
 
 
-def _scores(file: Path, truth: Mapping[str, LabelledImage], weights: np.ndarray, conf: float) -> dict[str, np.ndarray]:
-    """Figures for every draw; the first is every image once."""
-    from ...vision.intervals import counted, mean_precision, ranked
+def _found(file: Path, truth: Mapping[str, LabelledImage]) -> tuple[list[SlideResult], tuple[str, ...]]:
+    """What a run found on the images of the true boxes, in their order, and the classes."""
     from ...vision.predictions import read_predictions
-    from ...vision.validate import by_best_class, by_several_classes, without_names
 
     results, classes = read_predictions(file)
     found = {Path(result.slide).name: result for result in results}
     if missing := sorted(set(found) ^ set(truth)):
         raise InputError(f"{file}: expected the images of the true boxes, no more and no fewer; {missing[0]} differs")
-    true = list(truth.values())
-    seen = [found[name] for name in truth]
+    return [found[name] for name in truth], classes
+
+
+def _scores(
+    true: Sequence[LabelledImage],
+    seen: Sequence[SlideResult],
+    classes: Sequence[str],
+    weights: np.ndarray,
+    conf: float,
+) -> dict[str, np.ndarray]:
+    """Figures for every draw; the first is every image once."""
+    from ...vision.intervals import counted, mean_precision, ranked
+    from ...vision.validate import by_best_class, by_several_classes, without_names
 
     def means(found: Sequence[LabelledImage]) -> dict[str, np.ndarray]:
         present = [one for one in ranked(true, found, classes) if one.true.any()]

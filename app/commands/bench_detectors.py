@@ -71,9 +71,14 @@ def train(
 @click.option("--truth", "truths", required=True, multiple=True, metavar="NAME=FILE[:GLOB]", help="A set's COCO file.")
 @click.option("--ours", default="hieraedge-n", show_default=True, help="The model that others are compared with.")
 @click.option("--conf", default=0.25, show_default=True, type=click.FloatRange(0.05, 1), help="Threshold of counts.")
+@click.option(
+    "--choose", metavar="NAME", help="Choose each run's own threshold of counts on this set; replaces --conf."
+)
 @click.option("--draws", default=500, show_default=True, type=click.IntRange(10), help="Of the bootstrap.")
 @keeps_figures(required=True)
-def score(runs: Path, truths: tuple[str, ...], ours: str, conf: float, draws: int, figures: Figures) -> None:
+def score(
+    runs: Path, truths: tuple[str, ...], ours: str, conf: float, choose: str | None, draws: int, figures: Figures
+) -> None:
     """Score what the detectors in RUNS found, with intervals over images and differences on the same draws."""
     from ..bench_detectors.score import Truth, score_all
 
@@ -82,7 +87,7 @@ def score(runs: Path, truths: tuple[str, ...], ours: str, conf: float, draws: in
 
     with figures.measuring():
         parsed = [Truth.parse(text) for text in truths]
-        document = score_all(runs, parsed, ours=ours, conf=conf, number=draws, told=told)
+        document = score_all(runs, parsed, ours=ours, conf=conf, choose=choose, number=draws, told=told)
     figures.give(document)
 
 

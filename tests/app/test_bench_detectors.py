@@ -86,6 +86,46 @@ def test_means_intervals_and_differences(document):
     assert high - low < sum(np.ptp(models[m]["mean"]["composed"]["mAP50-95"][1:]) for m in ("hieraedge-n", "yolo12n"))
 
 
+def test_a_threshold_is_chosen_on_one_set_and_counts_on_the_other(folder, document, tmp_path):
+    """Each run's own: every second scene chooses, the rest is counted at what `choose_conf` says of those."""
+    from palyno.data.annotations.coco import read_coco
+    from palyno.vision.operating import choose_conf
+    from palyno.vision.predictions import read_predictions
+
+    truth = read_coco(folder / "truth.json")
+    halves = {"fitting": truth[::2], "held": truth[1::2]}
+    for name, images in halves.items():
+        write_coco(images, tmp_path / f"{name}.json", categories=CLASSES)
+    runs, errors = tmp_path / "runs", {}
+    for run in (folder / "runs").iterdir():
+        results, _ = read_predictions(run / "composed.json.gz")
+        (runs / run.name).mkdir(parents=True)
+        own = {"fitting": results[::2], "held": results[1::2]}
+        for name, some in own.items():
+            write_predictions(runs / run.name / f"{name}.json.gz", some, CLASSES)
+        conf = choose_conf(halves["fitting"], own["fitting"]).conf
+        counts = [len(result.above(conf)) for result in own["held"]]
+        errors[run.name] = (
+            conf,
+            np.mean([abs(n - len(t)) / len(t) for n, t in zip(counts, halves["held"], strict=True)]),
+        )
+    truths = [Truth(name, tmp_path / f"{name}.json") for name in ("held", "fitting")]
+    scores = score_all(runs, truths, choose="fitting", number=10)
+    for name, (conf, error) in errors.items():
+        model, _, seed = name.rpartition("-s")
+        assert scores["models"][model]["runs"][seed]["conf"] == conf
+        assert scores["models"][model]["runs"][seed]["held"]["count_error"][0] == pytest.approx(error, abs=1e-5)
+    assert len({conf for conf, _ in errors.values()}) > 1
+    assert list(scores["sets"]) == ["held", "fitting"]
+    assert scores["conf"] is None
+    assert "conf" not in document["models"]["yolo11n"]["runs"]["0"]
+    with pytest.raises(UsageError, match="expected one of held, fitting, got 'other'"):
+        score_all(runs, truths, choose="other")
+    (runs / "yolo11n-s0" / "fitting.json.gz").unlink()
+    with pytest.raises(InputError, match="expected what was found on fitting"):
+        score_all(runs, truths, choose="fitting", number=10)
+
+
 def test_variants_say_their_size(folder, tmp_path):
     """What a kernel of 7 has less than one of 31, counted by hand."""
     from palyno.vision.models.zoo import read_zoo
