@@ -13,6 +13,7 @@ import threading
 import traceback
 from collections.abc import Sequence
 from datetime import datetime
+from difflib import get_close_matches
 from importlib import import_module
 from types import FrameType
 from typing import Any
@@ -69,6 +70,18 @@ class Commands(click.Group):
         module, attribute = COMMANDS[cmd_name][0].split(":")
         return getattr(import_module(f"{__package__}.commands.{module}"), attribute)
 
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        """The subcommand that is asked for; one that is nearly so is named."""
+        try:
+            return super().resolve_command(ctx, args)
+        except click.UsageError as error:
+            near = get_close_matches(args[0], COMMANDS, n=1)
+            if not near:
+                raise
+            raise click.UsageError(f"{error.message} Did you mean '{near[0]}'?", error.ctx) from error
+
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """Lists the subcommands without importing them."""
         with formatter.section("Commands"):
@@ -101,6 +114,8 @@ class Commands(click.Group):
             code = _tell(str(error), error.exit_code, args)
         except click.Abort:
             code = _tell("Interrupted. What was finished is kept; the same command goes on from there.", 130, args)
+        except OSError as error:
+            code = _told(error, args)
         except Exception as error:
             code = _tell(_fault(error), 1, args)
         sys.exit(code)
@@ -115,6 +130,14 @@ def _tell(message: str, code: int, args: Sequence[str], *, error: click.ClickExc
     if "--json" in args:
         click.echo(json.dumps({"error": {"message": message, "exit_code": code}}))
     return code
+
+
+def _told(error: OSError, args: Sequence[str]) -> int:
+    """Tells what the system refused: what the user can put right in a line, all else as a fault."""
+    from .outputs import unwritable
+
+    known = None if os.environ.get("PALYNO_DEBUG") else unwritable(error)
+    return _tell(_fault(error), 1, args) if known is None else _tell(str(known), known.exit_code, args)
 
 
 def _fault(error: Exception) -> str:

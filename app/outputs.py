@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import json
+import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -11,7 +12,12 @@ from typing import Any
 
 from ..errors import PalynoError, UsageError
 
-__all__ = ["difference", "refuse_finished", "remove", "writing"]
+__all__ = ["difference", "refuse_finished", "remove", "unwritable", "writing"]
+
+_FULL = (errno.ENOSPC, errno.EDQUOT)
+_FORBIDDEN = (errno.EACCES, errno.EPERM, errno.EROFS)
+# A folder is asked for where a file lies, or the reverse.
+_IN_THE_WAY = (errno.ENOTDIR, errno.EEXIST, errno.EISDIR)
 
 
 def refuse_finished(out: Path, overwrite: bool) -> None:
@@ -27,7 +33,10 @@ def refuse_finished(out: Path, overwrite: bool) -> None:
         finished = True
     begun = (out / ".palyno" / "key.json").exists()
     if finished or (not begun and any((out / table).exists() for table in ("grains.csv", "counts.csv"))):
-        raise UsageError(f"{out} holds results; add --overwrite to replace them, or give another output folder")
+        raise UsageError(
+            f"{out} holds results; add --overwrite to replace them (a slide that was read with the same settings is "
+            "not read again), or give another output folder"
+        )
 
 
 def difference(old: Mapping[str, Any], new: Mapping[str, Any], prefix: str = "") -> str:
@@ -52,16 +61,39 @@ def remove(out: Path, name: str) -> None:
         file.parent.rmdir()
 
 
+def unwritable(error: OSError, out: str | Path | None = None, kept: str = "") -> PalynoError | None:
+    """What to tell the user where a file cannot be written, or read, for want of room or of rights.
+
+    Args:
+        error: Any error of the system.
+        out: What to name where the error names no file.
+        kept: What is not lost where there is no room.
+
+    Returns:
+        None where something else is wrong, which may be a fault of palyno's.
+    """
+    place = error.filename or out
+    if not isinstance(place, str | bytes | os.PathLike):
+        return None
+    # Files are written under a name of palyno's first; the user knows the folder.
+    path = Path(os.fsdecode(place))
+    path = path.parent if path.name.startswith(".palyno-") else path
+    if error.errno in _FULL:
+        return PalynoError(f"{path}: {error.strerror}; free some space and run the same command again{kept}")
+    if error.errno in _FORBIDDEN:
+        return UsageError(f"{path}: {error.strerror}; give an input that you may read, an output that you may write to")
+    if error.errno in _IN_THE_WAY:
+        return UsageError(f"{path}: {error.strerror}; something of that name is in the way, give another name")
+    return None
+
+
 @contextmanager
 def writing(out: Path) -> Iterator[None]:
     """Says clearly what is wrong where the output folder cannot be written."""
     try:
         yield
     except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            advice = "free some space and run the same command again: the slides read so far are kept"
-        elif error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
-            advice = "give an output folder that you may write to"
-        else:
+        told = unwritable(error, out, ": the slides read so far are kept")
+        if told is None:
             raise
-        raise PalynoError(f"{error.filename or out}: {error.strerror}; {advice}") from error
+        raise told from error

@@ -66,6 +66,11 @@ def list_models(as_json: bool) -> None:
     for row in rows:
         if row["ships"]:
             click.echo(f"{row['name']} was trained on {row['source']}.")
+    if any(row["ships"] and row["figures"] for row in rows):
+        click.echo(
+            "Figures of weights that ship are those of the validation that chose them in training; what they do on\n"
+            "test scenes, which is less, is in their cards: weights/NAME.md."
+        )
     shown = [
         {
             "backbone": row["name"],

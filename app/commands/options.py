@@ -30,7 +30,11 @@ class Overlap(click.ParamType):
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int | str:
         """`auto` or the pixels."""
-        return value if value == "auto" else click.IntRange(min=0).convert(value, param, ctx)
+        if value == "auto":
+            return value
+        if not str(value).isdecimal():
+            self.fail(f"expected auto or a whole number of pixels, got {value!r}.", param, ctx)
+        return int(value)
 
 
 class Names(click.ParamType):

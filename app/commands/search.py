@@ -89,6 +89,7 @@ def search(
                 )
             except PalynoError as error:
                 refused[name] = error
+        passing = opened.kinds(where)
         if refused and not answers:
             raise next(iter(refused.values()))
     if as_json:
@@ -100,7 +101,8 @@ def search(
         return
     if not answers:
         click.echo("no record passes the filter")
-    _show(answers)
+    nothing = {name: _why_nothing(name, _KINDS[name] in passing, by) for name, hits in answers.items() if not hits}
+    _show(answers, nothing)
     for name, why in refused.items():
         click.echo(f"{name} were not searched: {why}", err=True)
 
@@ -130,14 +132,28 @@ def _row(hit: Hit) -> dict[str, Any]:
     return {"id": hit.id, "score": round(hit.score, 6), **parts, **record, "reasons": hit.reasons}
 
 
-def _show(answers: dict[str, list[Hit]]) -> None:
+def _why_nothing(name: str, passes: bool, by: str | None) -> str:
+    """Why no record of a kind answers."""
+    if not passes:
+        return "none passes the filter; what is not known, such as a size without a scale, passes no comparison"
+    if name == "texts" and by == "words":
+        return "none has a word of the query; without --by words they are searched by what they mean, too"
+    if name == "texts":
+        return (
+            "none has a word of the query, and by meaning they cannot be searched for it, as where it is in another "
+            "script than Latin; give a Latin name or a translation"
+        )
+    return "none has a vector to compare"
+
+
+def _show(answers: dict[str, list[Hit]], nothing: dict[str, str]) -> None:
     from rich.console import Console
     from rich.text import Text
 
     console = Console(highlight=False)
     for name, hits in answers.items():
         if not hits:
-            console.print(Text(f"nothing found in {name}"))
+            console.print(Text(f"nothing found in {name}: {nothing[name]}"), soft_wrap=True)
             continue
         console.print(Text(name.capitalize(), style="bold"))
         _table(console, hits)

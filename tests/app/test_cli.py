@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import errno
 import json
 import os
 import signal
@@ -16,6 +17,10 @@ from click.testing import CliRunner
 from palyno.app import cli as command_line
 from palyno.app import jobs
 
+# One slide without grains, as COCO.
+_NO_BOXES = json.dumps(
+    {"images": [{"id": 1, "file_name": "a.jpg", "width": 9, "height": 9}], "annotations": [], "categories": []}
+)
 PALYNO = (sys.executable, "-c", "from palyno.app.cli import main; main()")
 
 
@@ -48,6 +53,12 @@ def test_help_answers_in_time():
         subprocess.run([*PALYNO, "--help"], capture_output=True, check=True)
         times.append(time.perf_counter() - start)
     assert min(times) < 0.6
+
+
+def test_a_misspelt_command_is_told_what_is_near(palyno_):
+    done = palyno_("detct")
+    assert done.exit_code == 2 and "No such command 'detct'. Did you mean 'detect'?" in done.stderr
+    assert "Did you mean" not in palyno_("pizza").stderr
 
 
 @pytest.mark.parametrize("name", command_line.COMMANDS)
@@ -108,6 +119,7 @@ def test_results_that_are_there_exit_with_2_until_overwrite(palyno_, slides, tmp
     refused = palyno_(*command)
     assert refused.exit_code == 2
     assert refused.stderr.startswith("Error: ") and "--overwrite" in refused.stderr
+    assert "is not read again" in refused.stderr, "who adds a slide may fear for the hours that the others took"
     again = palyno_(*command, "--overwrite")
     assert again.exit_code == 0 and "3 of them from an earlier run" in again.stderr
 
@@ -118,7 +130,8 @@ def test_results_that_are_there_exit_with_2_until_overwrite(palyno_, slides, tmp
         (("--um-per-px", "0"), "um-per-px"),
         (("--um-per-px", "nan"), "finite"),
         (("--conf", "1.5"), "conf"),
-        (("--overlap", "some"), "overlap"),
+        (("--overlap", "some"), "expected auto or a whole number of pixels, got 'some'"),
+        (("--overlap", "-5"), "expected auto or a whole number of pixels, got '-5'"),
         (("--shard", "3/2"), "1 <= I <= N"),
         (("--shard", "half"), "1/4"),
         (("--formats", "csv,tilia"), "tilia"),
@@ -198,3 +211,37 @@ def test_doctor_answers_as_json(palyno_):
     assert document["devices"][0]["device"] == "cpu"
     assert {"pillow", "tifffile", "openslide"} <= document["readers"].keys()
     assert document["network_switches"]["YOLO_OFFLINE"] == "1"
+
+
+@pytest.mark.parametrize(
+    ("number", "told", "code"),
+    [
+        (errno.EROFS, "that you may write to", 2),
+        (errno.ENOSPC, "free some space", 1),
+        (errno.ENOTDIR, "in the way", 2),
+        (errno.EIO, "an internal fault", 1),
+    ],
+)
+def test_what_the_system_refuses_to_write_is_told_in_a_line_and_is_no_fault(
+    palyno_, monkeypatch, tmp_path, number, told, code
+):
+    def refuse(self, *arguments, **named):
+        raise OSError(number, os.strerror(number), str(tmp_path / "full" / ".palyno-0.tmp"))
+
+    monkeypatch.setattr(Path, "mkdir", refuse)
+    source = tmp_path / "boxes.json"
+    source.write_text(_NO_BOXES)
+    done = palyno_("convert", source, tmp_path / "full" / "labels.json", "--from", "coco", "--to", "labelstudio")
+    assert done.exit_code == code
+    assert len(done.stderr.splitlines()) == 1
+    assert told in done.stderr and str(tmp_path / "full") in done.stderr
+    assert (".palyno-0.tmp" in done.stderr) == (number == errno.EIO)
+
+
+def test_a_file_in_place_of_a_folder_is_told_by_every_writer(palyno_, tmp_path):
+    source = tmp_path / "boxes.json"
+    source.write_text(_NO_BOXES)
+    (tmp_path / "file").touch()
+    for kind in ("yolo", "voc", "geojson", "labelstudio"):
+        done = palyno_("convert", source, tmp_path / "file" / "out", "--from", "coco", "--to", kind)
+        assert (done.exit_code, "give another name" in done.stderr) == (2, True), (kind, done.stderr)

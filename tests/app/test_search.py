@@ -102,7 +102,12 @@ def test_only_what_is_asked_for_is_searched(collection, tmp_path):
     assert ids(run(collection, "bbb", "--space", "words only", "--json")) == {"texts": [5, 4]}
     assert ids(run(collection, "bbb", "--where", "taxon = 'Pinus'", "--json")) == {}
     assert "no record passes the filter" in run(collection, "bbb", "--where", "taxon = 'Pinus'")
-    assert "nothing found in texts" in run(collection, "oaks", "--by", "words")
+
+
+def test_an_answer_of_nothing_says_why(collection, tmp_path):
+    assert "nothing found in texts: none has a word of the query" in run(collection, "oaks", "--by", "words")
+    sizes = run(collection, "--image", tmp_path / "green.png", "--where", "width_um > 900")
+    assert "nothing found in grains: none passes the filter; what is not known" in sizes
 
 
 def test_a_picture_finds_grains_and_where_asked_descriptions(collection, tmp_path):
