@@ -67,15 +67,28 @@ def choose_conf(truth: Sequence[LabelledImage], results: Sequence[SlideResult], 
         kept = result.confidence[None] >= limits[:, None]
         found[:, i], hits[:, i] = kept.sum(1), (kept & right).sum(1)
     errors = np.abs(found - true)[:, some] / true[some]
-    f1 = 2 * hits.sum(1) / np.maximum(found.sum(1) + true.sum(), 1)
-    best = np.lexsort((-limits, -f1, errors.mean(1).round(12)))[0]
+    mean, f1 = errors.mean(1), _f1(found.sum(1), hits.sum(1), true.sum())
+    best = _best(mean, f1)
     interval = None
     if draws and some.sum() > 1:
-        weights = drawn(int(some.sum()), draws)
-        chosen = hundredths[(errors @ weights.T).argmin(0)] / 100
+        # Each draw chooses as the images themselves do: else, where many thresholds are equal, it lies elsewhere.
+        chosen = []
+        for weights in drawn(int(some.sum()), draws):
+            drawn_f1 = _f1(found[:, some] @ weights, hits[:, some] @ weights, int(true[some] @ weights))
+            chosen.append(hundredths[_best(errors @ weights / weights.sum(), drawn_f1)] / 100)
         low, high = np.quantile(chosen, [0.025, 0.975])
         interval = (float(low), float(high))
-    return Choice(int(hundredths[best]) / 100, float(errors[best].mean()), float(f1[best]), interval)
+    return Choice(int(hundredths[best]) / 100, float(mean[best]), float(f1[best]), interval)
+
+
+def _f1(found: np.ndarray, hits: np.ndarray, true: int) -> np.ndarray:
+    """Harmonic mean of precision and recall at each threshold."""
+    return 2 * hits / np.maximum(found + true, 1)
+
+
+def _best(errors: np.ndarray, f1: np.ndarray) -> int:
+    """The threshold of the least error; of equal ones that of the better F1, then the highest."""
+    return int(np.lexsort((-np.arange(len(errors)), -f1, errors.round(12)))[0])
 
 
 def precision_recall(one: Ranked, points: int = 101) -> tuple[np.ndarray, np.ndarray]:

@@ -49,6 +49,18 @@ def test_the_choice_is_the_same_each_time_and_lies_in_its_interval():
     assert choose_conf(truth, results).interval is None
 
 
+def test_draws_break_ties_as_the_choice_does():
+    # Two grains an image, all surer than 0.85, and nothing else: every threshold up to there counts right.
+    boxes = np.array([[0, 0, 40, 40], [100, 100, 140, 140]], np.float32)
+    truth = [LabelledImage(f"{i}", 640, 640, boxes, ("grain",) * 2) for i in range(5)]
+    made_by = Provenance("m", "0", "0")
+    results = [
+        SlideResult(f"{i}", 640, 640, boxes, np.full(2, 0.86), ("grain",) * 2, made_by, conf=0.05) for i in range(5)
+    ]
+    choice = choose_conf(truth, results, draws=50)
+    assert (choice.conf, choice.interval) == (0.86, (0.86, 0.86))
+
+
 def test_no_threshold_below_that_of_the_detector_is_chosen():
     truth, results = made(conf=0.4)
     assert choose_conf(truth, results).conf >= 0.4
