@@ -138,6 +138,9 @@ def explain_slide(
     document = {
         "slide": slide.name,
         "model": {"name": detector.name, "sha256": detector.sha256},
+        # Of what found the grains; each says what explained it.
+        "device": detector.device,
+        "runtime": detector.runtime,
         "versions": versions(),
         "grains": rows,
     }

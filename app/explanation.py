@@ -12,7 +12,7 @@ from PIL import Image, ImageDraw
 
 from ..data.palette import RGB, colours
 from ..vision.explain import Attribution, Explanation
-from .legend import _fit, _scale_bar, _style, font
+from .legend import _fit, _scale_bar, _style, font, wrapped
 
 __all__ = ["draw", "heat", "png"]
 
@@ -239,20 +239,9 @@ def _foot_lines(explanation: Explanation, width: int) -> list[str]:
         "around the grain.",
         " ".join(line for method, line in _MEANING.items() if any(one.method == method for one in explanation.maps)),
         *(f"Left out: {method}, {reason}." for method, reason in explanation.left_out),
-        f"{made.model}  {made.sha256[:8]}, palyno {made.version}",
+        ", ".join(filter(None, (f"{made.model} {made.sha256[:8]}", made.ran, f"palyno {made.version}"))),
     ]
-    small = font(round(_FOOT * _EM))
-    lines: list[str] = []
-    for text in filter(None, told):
-        line = ""
-        for word in text.split(" "):
-            longer = f"{line} {word}" if line else word
-            if line and small.getlength(longer) > width:
-                lines.append(line)
-                longer = word
-            line = longer
-        lines.append(line)
-    return lines
+    return wrapped(told, font(round(_FOOT * _EM)), width)
 
 
 def _draw_foot(pen: ImageDraw.ImageDraw, lines: Sequence[str], height: int) -> None:

@@ -11,7 +11,6 @@ import math
 import os
 import shutil
 import time
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
@@ -26,7 +25,7 @@ from .inputs import absolute, gather
 from .ledger import Content, Ledger, Reading
 from .outputs import difference, refuse_finished, remove, writing
 from .progress import Progress
-from .report import RunReport, SlideReport, code_fingerprint, versions
+from .report import RunReport, SlideReport, code_fingerprint, key_of, machine
 
 if TYPE_CHECKING:
     from ..vision.detector import Detector
@@ -150,13 +149,7 @@ class _Job:
         self.stems = slide_stems(slides)
         self.detector = detector or _load(options, progress)
         self.ledger = Ledger(out / ".palyno")
-        self.key = {
-            "model": {"name": self.detector.name, "sha256": self.detector.sha256},
-            "arguments": options.arguments(),
-            "device": str(getattr(self.detector, "device", options.device)),
-            "runtime": getattr(self.detector, "runtime", ""),
-            "versions": {**versions(), "code": code_fingerprint()},
-        }
+        self.key = key_of(self.detector, options.arguments(), code_fingerprint())
 
     def run(self) -> RunReport:
         """Reads, draws, writes."""
@@ -216,21 +209,8 @@ class _Job:
             reading = self.ledger.add(path, content, result, seconds)
         result = replace(self.ledger.load(reading), slide=name)
         self.readings[name] = reading
-        self.reports[name] = SlideReport(
-            slide=name,
-            path=str(path),
-            status="ok",
-            sha256=reading.content.sha256,
-            width=result.width,
-            height=result.height,
-            grains=len(result),
-            taxa=dict(sorted(Counter(result.taxa).items())),
-            fraction_read=result.fraction_read,
-            flags=result.flags,
-            um_per_px=result.um_per_px,
-            um_source=result.um_source,
-            seconds=reading.seconds,
-            reused=reused,
+        self.reports[name] = SlideReport.of(
+            result, path=str(path), sha256=reading.content.sha256, seconds=reading.seconds, reused=reused
         )
 
     def _fail(self, name: str, path: Path, error: Exception) -> None:
@@ -318,6 +298,7 @@ class _Job:
             seconds=time.monotonic() - self.clock,
             finished=finished,
             note=getattr(self.detector, "note", None),
+            machine=machine(self.key["device"]),
         )
 
     def _write_run(self, report: RunReport) -> None:

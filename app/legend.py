@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from importlib.util import find_spec
@@ -15,11 +15,13 @@ from ..data.counts import Tally
 from ..data.palette import RGB
 from ..vision.results import SlideResult
 
-__all__ = ["Legend", "font"]
+__all__ = ["Legend", "font", "wrapped"]
 
 _INK, _GREY, _FAINT, _AMBER = (28, 30, 34), (105, 110, 118), (228, 230, 234), (176, 96, 0)
 # With more taxa than this no row has a picture.
 MOST_WITH_PICTURES = 12
+# Of a column of rows, the size of the foot's letters, and from one of its lines to the next; in em.
+_NARROWEST, _FOOT, _FOOT_LINE = 17, 0.72, 1.25
 
 Font = ImageFont.FreeTypeFont | ImageFont.ImageFont
 
@@ -66,7 +68,7 @@ class Legend:
         em, rows = self.em, self.result.counts()
         head, foot = self._head_lines(rows), self._foot_lines()
         top = round((1.2 + 1.45 * len(head[0]) + 3.6 + 1.3 * len(head[1])) * em)
-        bottom = round((1.6 + 1.25 * len(foot) + (3.2 if self.result.um_per_px else 0)) * em)
+        bottom = round((1.6 + _FOOT_LINE * len(foot) + (3.2 if self.result.um_per_px else 0)) * em)
         # Rows with pictures stand in one column; where they do not fit, or there are many taxa, a row is one line.
         large = len(rows) <= MOST_WITH_PICTURES and len(rows) * 3.5 * em <= max(self.height - top - bottom, 14 * em)
         row_height = round((3.5 if large else 1.75) * em)
@@ -87,7 +89,7 @@ class Legend:
 
     def _head_lines(self, rows: list[Tally]) -> tuple[list[str], list[str]]:
         """The slide's name in lines, and the lines below the count."""
-        em, width = self.em, 17 * self.em
+        em, width = self.em, _NARROWEST * self.em
         name, lines = self.result.slide, list[str]()
         while name and len(lines) < 3:
             n = len(name)
@@ -107,18 +109,22 @@ class Legend:
         return lines, below
 
     def _foot_lines(self) -> list[str]:
+        """By what and how the grains were found, as in `run.json`, in lines that fit the narrowest panel."""
         made = self.result.provenance
-        return [
-            f"{made.model}  {made.sha256[:8]}, confidence ≥ {self.result.conf:g}",
+        views = made.arguments.get("views", 1)
+        told = [
+            f"{made.model} {made.sha256[:8]}, confidence ≥ {self.result.conf:g}" + f", {views} views" * (views > 1),
+            made.ran,
             f"{self.result.width} × {self.result.height} px, palyno {made.version}",
         ]
+        return wrapped(told, font(round(_FOOT * self.em)), _NARROWEST * self.em)
 
     def _column_width(self, rows: list[Tally], large: bool) -> int:
         em = self.em
         names = max((_width(row.taxon, font(em, _style(row.taxon))) for row in rows), default=0)
         if large:
-            return round(min(max(names + 7.5 * em, 17 * em), 26 * em))
-        return round(min(names + 5.6 * em + self._shares_width(), 34 * em))
+            return round(min(max(names + 7.5 * em, _NARROWEST * em), 26 * em))
+        return round(min(max(names + 5.6 * em + self._shares_width(), _NARROWEST * em), 34 * em))
 
     def _shares_width(self) -> float:
         return _width("88.8 %  (88.8 – 100.0)", font(round(0.82 * self.em)))
@@ -173,7 +179,7 @@ class Legend:
         pen.text((x + width, y + 0.16 * em), _share(row), _GREY, small, anchor="ra")
 
     def _draw_foot(self, pen: ImageDraw.ImageDraw, x: int, y: int, lines: list[str], width: int) -> None:
-        em, small = self.em, font(round(0.72 * self.em))
+        em, small = self.em, font(round(_FOOT * self.em))
         if self.result.um_per_px:
             um, length = _scale_bar(self.result.um_per_px / self.scale, min(width, 14 * em))
             thick = max(2, round(0.22 * em))
@@ -181,7 +187,29 @@ class Legend:
             pen.rectangle((x, y + 1.6 * em, x + length, y + 1.6 * em + thick), _INK)
             y += round(3.2 * em)
         for number, line in enumerate(lines):
-            pen.text((x, y + 1.25 * em * number), _fit(line, small, width), _GREY, small)
+            pen.text((x, y + _FOOT_LINE * em * number), line, _GREY, small)
+
+
+def wrapped(texts: Iterable[str], face: Font, width: float) -> list[str]:
+    """Texts in lines that are not wider than `width` pixels, each text from a new line; none is cut.
+
+    Lines are broken between words, and within a word that has no room on a line of its own.
+    """
+    lines: list[str] = []
+    for text in filter(None, texts):
+        line = ""
+        for word in text.split(" "):
+            longer = f"{line} {word}" if line else word
+            if line and _width(longer, face) > width:
+                lines.append(line)
+                longer = word
+            while len(longer) > 1 and _width(longer, face) > width:
+                n = next(n for n in range(len(longer) - 1, 0, -1) if n == 1 or _width(longer[:n], face) <= width)
+                lines.append(longer[:n])
+                longer = longer[n:]
+            line = longer
+        lines.append(line)
+    return lines
 
 
 def _style(taxon: str) -> str:

@@ -4,18 +4,31 @@ from __future__ import annotations
 
 import hashlib
 import platform
+import sys
 from collections import Counter
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from functools import cache
 from importlib import metadata
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from .. import __version__
 from ..data.counts import Tally, tally
 
-__all__ = ["RunReport", "SlideReport", "code_fingerprint", "versions"]
+if TYPE_CHECKING:
+    from ..vision.detector import Detector
+    from ..vision.results import SlideResult
+
+__all__ = ["RunReport", "SlideReport", "code_fingerprint", "key_of", "machine", "processor", "versions"]
+
+# What decodes slides, runs networks and rounds numbers. Of OpenCV a machine has one of two distributions.
+_LIBRARIES = (
+    *("torch", "torchvision", "onnxruntime", "onnx", "ultralytics", "timm", "numpy"),
+    *("opencv-python", "opencv-python-headless", "pillow", "tifffile", "imagecodecs"),
+    *("openslide-python", "openslide-bin"),
+)
 
 
 @dataclass(frozen=True)
@@ -36,6 +49,8 @@ class SlideReport:
         flags: Warnings, such as `saturated`.
         um_per_px: Micrometres a pixel, or None.
         um_source: `metadata`, `caller` or None.
+        arguments: What it was read with: the asked arguments with what became of them on this slide, such as the pixels
+            of its tiles and of their overlap, and the thresholds of names; as in the provenance of the other files.
         seconds: Time the detector took.
         reused: Whether an earlier, broken-off run had read it.
     """
@@ -53,8 +68,27 @@ class SlideReport:
     flags: tuple[str, ...] = ()
     um_per_px: float | None = None
     um_source: str | None = None
+    arguments: Mapping[str, Any] = field(default_factory=dict)
     seconds: float = 0.0
     reused: bool = False
+
+    @classmethod
+    def of(cls, result: SlideResult, **more: Any) -> SlideReport:
+        """A slide that was read; `more` are `path`, `sha256` and what else its result does not say."""
+        return cls(
+            slide=result.slide,
+            status="ok",
+            width=result.width,
+            height=result.height,
+            grains=len(result),
+            taxa=dict(sorted(Counter(result.taxa).items())),
+            fraction_read=result.fraction_read,
+            flags=result.flags,
+            um_per_px=result.um_per_px,
+            um_source=result.um_source,
+            arguments=dict(result.provenance.arguments),
+            **more,
+        )
 
 
 @dataclass(frozen=True)
@@ -63,7 +97,7 @@ class RunReport:
 
     Attributes:
         out: The output folder.
-        key: Model, arguments and code: what the results depend on besides the slides.
+        key: Model, arguments and code: what the results depend on besides the slides. See `key_of`.
         options: The options that only decide what is written.
         slides: Every input, by name.
         files: What was written, relative to `out`.
@@ -71,6 +105,7 @@ class RunReport:
         seconds: How long it took.
         finished: Whether all slides were read or found unreadable, and the tables are written.
         note: Why PyTorch ran the network where another runtime is faster.
+        machine: Where it was done, see `machine`.
     """
 
     out: Path
@@ -82,6 +117,7 @@ class RunReport:
     seconds: float
     finished: bool
     note: str | None = None
+    machine: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def read(self) -> tuple[SlideReport, ...]:
@@ -134,19 +170,69 @@ class RunReport:
             "timing": {
                 "began": self.began,
                 "seconds": round(self.seconds, 3),
+                "machine": dict(self.machine),
                 "slides": {s.slide: {"seconds": round(s.seconds, 3), "reused": s.reused} for s in self.read},
             },
         }
 
 
+def key_of(detector: Detector, arguments: Mapping[str, Any], code: str) -> dict[str, Any]:
+    """What results depend on besides the slides, as `run.json` and the ledger hold it.
+
+    Args:
+        detector: What reads the slides.
+        arguments: Those of `Detector.detect` that it is given.
+        code: See `code_fingerprint`.
+    """
+    model = {"name": detector.name, "sha256": detector.sha256}
+    # An exported file has a hash of its own; this is that of its weights.
+    about = getattr(detector, "metadata", None)
+    if about is not None and (weights := about.training.get("exported_from")):
+        model["exported_from"] = weights
+    return {
+        "model": model,
+        "arguments": dict(arguments),
+        "device": str(detector.device),
+        "runtime": getattr(detector, "runtime", ""),
+        "versions": {**versions(), "code": code},
+    }
+
+
+def machine(device: str) -> dict[str, Any]:
+    """The machine that a job runs on: the last digits of a confidence depend on it, and the time.
+
+    Args:
+        device: Where the network runs, such as `cuda:0`.
+
+    Returns:
+        `platform`, `processor`, `threads` of PyTorch where it is at work, and the name of a `gpu`.
+    """
+    found: dict[str, Any] = {"platform": platform.platform(), "processor": processor()}
+    # Without a network in it, PyTorch is not imported only to be asked.
+    torch = sys.modules.get("torch")
+    if torch is not None:
+        found["threads"] = torch.get_num_threads()
+        if device.startswith("cuda"):
+            found["gpu"] = torch.cuda.get_device_name(device)
+    return found
+
+
+@cache
+def processor() -> str:
+    """The processor's name, as far as the system tells it."""
+    with suppress(OSError):
+        for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    return platform.processor() or platform.machine()
+
+
 def versions() -> dict[str, str]:
     """Versions of palyno, of Python and of the libraries that the numbers depend on; imports none of them."""
     found = {"palyno": __version__, "python": platform.python_version()}
-    for name in ("torch", "torchvision", "onnxruntime", "ultralytics", "numpy", "opencv-python", "pillow"):
-        try:
+    for name in _LIBRARIES:
+        with suppress(metadata.PackageNotFoundError):
             found[name] = metadata.version(name)
-        except metadata.PackageNotFoundError:
-            continue
     return found
 
 

@@ -49,9 +49,19 @@ def show(report: RunReport, *, errors_only: bool = False, console: Console | Non
         took = f"{len(report.read)} slides" if len(report.read) > 1 else "1 slide"
         earlier = f", {reused} of them from an earlier run" if reused else ""
         console.print(Text(f"\n{took} in {_duration(report.seconds)}{earlier}. Tables: {report.out}"), soft_wrap=True)
+        if made := _made(report):
+            console.print(Text(f"Found by {made}, in full in run.json", "dim"), soft_wrap=True)
         for flag in sorted({flag for slide in report.read for flag in slide.flags}):
             names = [slide.slide for slide in report.read if flag in slide.flags]
             console.print(Text(f"  flagged {flag}: {', '.join(names[:6])}{' …' if len(names) > 6 else ''}"))
+
+
+def _made(report: RunReport) -> str:
+    """What a count depends on most, in a line."""
+    key, conf = report.key, report.key["arguments"].get("conf")
+    model = f"{key['model'].get('name', '')} {key['model'].get('sha256', '')[:8]}".strip()
+    ran = " on ".join(filter(None, (key.get("runtime"), key.get("device"))))
+    return ", ".join(filter(None, (model, ran, "" if conf is None else f"confidence ≥ {conf:g}"))) if model else ""
 
 
 def _table(title: str, *columns: tuple[str, str]) -> Table:

@@ -313,13 +313,14 @@ class Detector:
             "overlap": settings.overlap,
             "overlap_px": grid.overlap,
             "um_per_px": um_per_px,
+            "views": settings.views,
+            "naming_threshold": self.namer.threshold,
+            "naming_temperature": self.namer.temperature,
         }
-        if settings.views > 1:
-            arguments["views"] = settings.views
         if settings.reader is not None:
             arguments["vectors"] = settings.reader.encoder_id
         runtime = self.network.runtime(maps=settings.reader is not None)
-        return Provenance(self.name, self.sha256, __version__, arguments, runtime)
+        return Provenance(self.name, self.sha256, __version__, arguments, runtime, self.device)
 
 
 def _opened(image: Any, um_per_px: float | None, name: str | None) -> Slide:

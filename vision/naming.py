@@ -95,7 +95,7 @@ class Namer:
             singles = {name: [i] for i, name in enumerate(self._classes) if ranks[i] == rank}
             groups = _groups(self._classes, rank) if rank in ("genus", "family") else {}
             self._steps += [(rank, taxa) for taxa in (singles, groups) if taxa]
-        self._threshold, self._temperature = threshold, temperature
+        self.threshold, self.temperature = float(threshold), float(temperature)
 
     def names(self, probabilities: np.ndarray) -> list[Name]:
         """Names of boxes.
@@ -107,10 +107,10 @@ class Namer:
             N names.
         """
         p = np.asarray(probabilities, np.float64).reshape(-1, len(self._classes))[:, self._order]
-        q = shares(log_odds(p), self._temperature)
+        q = shares(log_odds(p), self.temperature)
         own = at_least_one(p)
         # A share of exactly the threshold must not fail by the rounding of a sum.
-        least = self._threshold - 1e-9
+        least = self.threshold - 1e-9
         taxa, ranks, share = [UNKNOWN] * len(p), ["unknown"] * len(p), np.zeros(len(p))
         named = own <= 0
         for rank, groups in self._steps:

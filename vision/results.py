@@ -32,6 +32,7 @@ class Provenance:
         version: Version of palyno.
         arguments: Every argument that can change the result.
         runtime: What ran the network, with its version, such as `onnxruntime 1.32.0`; empty where it is not known.
+        device: Where it ran, such as `cpu` or `cuda:0`; empty where it is not known.
     """
 
     model: str
@@ -39,6 +40,12 @@ class Provenance:
     version: str
     arguments: Mapping[str, Any] = field(default_factory=dict)
     runtime: str = ""
+    device: str = ""
+
+    @property
+    def ran(self) -> str:
+        """What ran the network and where, such as `onnxruntime 1.32.0 on cpu`, as far as it is known."""
+        return " on ".join(filter(None, (self.runtime, self.device)))
 
 
 @dataclass(frozen=True)
@@ -91,7 +98,7 @@ class SlideResult:
         boxes: `xyxy`, float32, shape (N, 4).
         confidence: float32, shape (N,).
         taxa: N names.
-        provenance: Model, hash, version and arguments.
+        provenance: Model, hash, version, arguments, and what ran the network where.
         ranks: N ranks, `species` where not given.
         candidates: For each grain its likeliest names with probabilities.
         um_per_px: Micrometres a pixel, or None.
@@ -207,7 +214,9 @@ class SlideResult:
             raise UsageError(
                 f"the slide was read with conf {self.conf}: expected at least that, got {conf}; detect again"
             )
-        return replace(self.select(self.confidence >= np.float32(conf)), conf=conf)
+        arguments = {**self.provenance.arguments, "conf": float(conf)}
+        kept = self.select(self.confidence >= np.float32(conf))
+        return replace(kept, conf=conf, provenance=replace(self.provenance, arguments=arguments))
 
     def counts(self, rank: str | None = None, level: float = 0.95) -> list[Tally]:
         """Grains per taxon with Wilson intervals.

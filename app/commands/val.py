@@ -106,6 +106,7 @@ def val(
             "sha256": source.sha256,
             "version": source.version,
             "runtime": source.runtime,
+            "device": source.device,
             "arguments": dict(source.arguments),
             "split": data.name if data.suffix == ".json" else split,
             **({"chosen": vars(choice)} if choice else {}),

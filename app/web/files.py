@@ -6,8 +6,8 @@ import json
 import secrets
 import zipfile
 from pathlib import Path
+from typing import Any
 
-from ... import __version__
 from ...data.annotations.writers import FORMATS, slide_stems, write_results
 from ...vision.results import SlideResult
 from .session import Session
@@ -30,7 +30,8 @@ def make(session: Session, choice: str, conf: float) -> Path:
     """Writes one of `CHOICES`, or `all` of them.
 
     Returns:
-        The one file there is, or an archive of several.
+        The one file there is, or an archive of several with `run.json`, which says by what and how they were made;
+        formats that are one file say it themselves.
 
     Raises:
         UsageError: Nothing has been read, or `conf` is out of bounds.
@@ -39,15 +40,17 @@ def make(session: Session, choice: str, conf: float) -> Path:
     folder = session.folder / "files" / secrets.token_hex(8)
     content = folder / "content"
     content.mkdir(parents=True, mode=0o700)
-    if choice != "pictures":
-        write_results(results, content, FORMATS if choice == "all" else (choice,))
+    formats = FORMATS if choice == "all" else () if choice == "pictures" else (choice,)
+    if formats:
+        write_results(results, content, formats)
     if choice in ("pictures", "all"):
         _draw(session, results, content / "overlays")
-    if choice == "all":
-        _run(session, results, conf, content / "run.json")
     files = sorted(file for file in content.rglob("*") if file.is_file())
     if len(files) == 1:
         return files[0]
+    written = {"formats": list(formats), "overlays": choice in ("pictures", "all")}
+    _run(session, results, conf, content, written)
+    files.append(content / "run.json")
     archive = folder / ("palyno.zip" if choice == "all" else f"palyno-{choice}.zip")
     with zipfile.ZipFile(archive, "w", zipfile.ZIP_DEFLATED) as target:
         for file in files:
@@ -56,33 +59,45 @@ def make(session: Session, choice: str, conf: float) -> Path:
 
 
 def _draw(session: Session, results: list[SlideResult], folder: Path) -> None:
+    from ...data.palette import colours
     from ..overlay import draw, jpeg
 
     folder.mkdir()
     stems = slide_stems(session.readings)
+    # A taxon has one colour on all slides, as in the other files.
+    palette = colours(taxon for result in results for taxon in result.taxa)
     for (name, reading), result in zip(session.readings.items(), results, strict=True):
-        (folder / f"{stems[name]}.jpg").write_bytes(jpeg(draw(result, reading.path)))
+        (folder / f"{stems[name]}.jpg").write_bytes(jpeg(draw(result, reading.path, palette=palette)))
 
 
-def _run(session: Session, results: list[SlideResult], conf: float, file: Path) -> None:
-    """Says by what and how the tables were made."""
-    made = results[0].provenance
-    document = {
-        "version": __version__,
-        "model": {"name": made.model, "sha256": made.sha256},
-        "runtime": made.runtime,
-        "arguments": {**made.arguments, "conf": conf},
-        "slides": [
-            {
-                "slide": result.slide,
-                "grains": len(result),
-                "um_per_px": result.um_per_px,
-                "um_source": result.um_source,
-                "fraction_read": result.fraction_read,
-                "flags": list(result.flags),
-            }
-            for result in results
-        ],
-        "failures": [{"slide": name, "reason": reason} for name, reason in session.failures.items()],
-    }
-    file.write_text(json.dumps(document, indent=1, ensure_ascii=False, default=str) + "\n", encoding="utf-8")
+def _run(session: Session, results: list[SlideResult], conf: float, content: Path, written: dict[str, Any]) -> None:
+    """Writes `run.json` beside the files: by what and how they were made, in the words of `palyno detect`."""
+    from ..jobs import DetectOptions
+    from ..ledger import Content
+    from ..report import RunReport, SlideReport, code_fingerprint, key_of, machine
+
+    assert session.detector is not None, "no results without one"
+    key = key_of(
+        session.detector, DetectOptions(conf=conf, um_per_px=session.um_per_px).arguments(), code_fingerprint()
+    )
+    read = [
+        # The visitor knows a slide by its name; where it lies here is the server's own.
+        SlideReport.of(result, path=result.slide, sha256=Content.of(reading.path).sha256, seconds=reading.seconds)
+        for result, reading in zip(results, session.readings.values(), strict=True)
+    ]
+    failed = [SlideReport(name, name, "failed", reason) for name, reason in session.failures.items()]
+    files = sorted(file.relative_to(content).as_posix() for file in content.rglob("*") if file.is_file())
+    report = RunReport(
+        out=content,
+        key=key,
+        options=written,
+        slides=tuple(sorted((*read, *failed), key=lambda slide: slide.slide)),
+        files=tuple(files),
+        began=session.began,
+        seconds=session.seconds,
+        finished=not session.cancelled,
+        note=getattr(session.detector, "note", None),
+        machine=machine(key["device"]),
+    )
+    text = json.dumps(report.document(), indent=1, ensure_ascii=False, default=str)
+    (content / "run.json").write_text(text + "\n", encoding="utf-8")

@@ -10,6 +10,7 @@ import threading
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -37,11 +38,13 @@ class Reading:
         path: The slide's file.
         result: All grains with a confidence of at least `LOWEST`.
         picture: The slide as a JPEG that a browser can show.
+        seconds: Time the detector took.
     """
 
     path: Path
     result: SlideResult
     picture: Path
+    seconds: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -82,6 +85,8 @@ class Session:
         self.failures: dict[str, str] = {}
         self.seconds = 0.0
         self.detector: Detector | None = None
+        self.um_per_px: float | None = None
+        self.began = ""
         self._stop = threading.Event()
 
     @property
@@ -113,7 +118,8 @@ class Session:
         Yields:
             A step at most ten times a second. Afterwards `readings` and `failures` hold what became of the slides.
         """
-        self.readings, self.failures, self.detector = {}, {}, detector
+        self.readings, self.failures, self.detector, self.um_per_px = {}, {}, detector, um_per_px
+        self.began = datetime.now(UTC).isoformat(timespec="seconds")
         self._clear()
         slides = dict(zip(_names(paths), map(Path, paths), strict=True))
         steps: queue.SimpleQueue[Step | None] = queue.SimpleQueue()
@@ -157,7 +163,8 @@ class Session:
                 try:
                     on_tile(0, 0)
                     result = detector.detect(path, conf=LOWEST, um_per_px=um_per_px, name=name, on_tile=on_tile)
-                    self.readings[name] = Reading(path, result, self._show(result, path, index))
+                    seconds = time.monotonic() - began
+                    self.readings[name] = Reading(path, result, self._show(result, path, index), seconds)
                 except _Cancelled:
                     return
                 except PalynoError as error:

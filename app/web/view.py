@@ -173,15 +173,16 @@ def troubles(session: Session, asked: int) -> str:
 
 
 def footer(detector: Detector, source: str | None) -> str:
-    """Version, model, licence, and where the source is, as HTML."""
+    """Version, model, what runs it, licence, and where the source is, as HTML."""
     where = (
         f"<a href='{escape(source, quote=True)}' rel='noopener'>its source</a>"
         if source and source.startswith("https://")
         else "its source comes with the installed package"
     )
+    ran = " on ".join(filter(None, (getattr(detector, "runtime", ""), str(detector.device))))
     return (
         f"palyno {__version__} · model {escape(detector.name)} <code title='{escape(detector.sha256, quote=True)}'>"
-        f"{escape(detector.sha256[:12])}</code> on {escape(str(detector.device))} · free software under "
+        f"{escape(detector.sha256[:12])}</code>, {escape(ran)} · free software under "
         f"AGPL-3.0-or-later, {where}"
     )
 

@@ -31,7 +31,7 @@ def write_coco(
         images: Images with different names, as the name is what ties an image to its `image_id`.
         path: The file.
         categories: Names in the order of their ids; None takes the names that occur, sorted.
-        provenance: Where detections come from (model, sha256, version, arguments), for `provenance` in `info`.
+        provenance: Where detections come from, see `palyno.data.annotations.provenance`, for `provenance` in `info`.
         overwrite: Replace a file that is there.
 
     Returns:

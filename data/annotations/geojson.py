@@ -1,7 +1,8 @@
 """GeoJSON as QuPath reads and writes it: a FeatureCollection of closed polygons in full-resolution pixels.
 
 Each grain is a `detection` with its taxon as classification, and its confidence and sizes as measurements. The name and
-size of the slide, which GeoJSON has no place for, are in the member `slide`, which QuPath passes over.
+size of the slide, and where detections come from, which GeoJSON has no place for, are in the members `slide` and
+`provenance`, which QuPath passes over.
 """
 
 from __future__ import annotations
@@ -29,6 +30,7 @@ def write_geojson(
     path: str | Path,
     *,
     palette: Mapping[str, RGB] | None = None,
+    provenance: Mapping[str, Any] | None = None,
     overwrite: bool = False,
 ) -> Path:
     """Writes the grains of one slide.
@@ -37,6 +39,7 @@ def write_geojson(
         image: The slide.
         path: The file.
         palette: Colour of each taxon, to keep colours over several slides; made from the slide's taxa if None.
+        provenance: Where detections come from, see `palyno.data.annotations.provenance`.
         overwrite: Replace a file that is there.
 
     Returns:
@@ -49,6 +52,7 @@ def write_geojson(
     document = {
         "type": "FeatureCollection",
         "slide": {"image": image.image, "width": image.width, "height": image.height},
+        **({"provenance": dict(provenance)} if provenance else {}),
         "features": list(_features(image, palette)),
     }
     return write_text(path, json.dumps(document, ensure_ascii=False, allow_nan=False) + "\n", overwrite=overwrite)

@@ -1,8 +1,8 @@
 """The grain table as Parquet: the typed columns of `grains.csv`, and in the metadata where they come from.
 
 The metadata key `palyno` holds JSON: the table's `schema` number, the `provenance` of the grains (model, sha256,
-version, arguments; more than one where slides were read in different ways) and the `slides` with their sizes, also
-those without grains.
+version, arguments, runtime, device and `slides`; more than one where slides were read in different ways) and the
+`slides` with their sizes, also those without grains.
 """
 
 from __future__ import annotations
@@ -17,29 +17,18 @@ from ...errors import AnnotationError
 from ..atomic import replacing
 from . import LabelledImage
 from .csv import GRAIN_COLUMNS, NUMBER_COLUMNS, boxes_of, grain_rows
+from .provenance import add_source
 from .reading import expecting, size
 
 if TYPE_CHECKING:
     from ...vision.results import SlideResult
 
-__all__ = ["SCHEMA", "open_parquet", "read_parquet", "source_of", "write_parquet"]
+__all__ = ["SCHEMA", "open_parquet", "read_parquet", "write_parquet"]
 
 # Raised when a column changes its name, type or meaning; a further column does not raise it.
 SCHEMA = 1
 
 _GROUP_ROWS = 65536
-
-
-def source_of(result: SlideResult) -> dict[str, Any]:
-    """Model, sha256, version, arguments and runtime that a result was made with, as JSON holds them."""
-    made = result.provenance
-    return {
-        "model": made.model,
-        "sha256": made.sha256,
-        "version": made.version,
-        "arguments": dict(made.arguments),
-        "runtime": made.runtime,
-    }
 
 
 @contextmanager
@@ -67,8 +56,7 @@ def open_parquet(path: str | Path, *, overwrite: bool = False) -> Iterator[Calla
     provenance: list[dict[str, Any]] = []
 
     def add(result: SlideResult) -> None:
-        if (source := source_of(result)) not in provenance:
-            provenance.append(source)
+        add_source(provenance, result)
         slide = {"slide": result.slide, "width": result.width, "height": result.height}
         slides.append({**slide, "um_per_px": result.um_per_px, "grains": len(result)})
         rows.extend(grain_rows(result))

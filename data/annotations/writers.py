@@ -17,7 +17,8 @@ from .csv import open_counts, open_grains
 from .geojson import write_geojson
 from .labelstudio import write_labelstudio
 from .names import slide_stem, slide_stems
-from .parquet import open_parquet, source_of
+from .parquet import open_parquet
+from .provenance import add_source
 from .yolo import write_yolo
 
 if TYPE_CHECKING:
@@ -92,8 +93,7 @@ def write_results(
                 add(result)
             if documents:
                 images.append(result.to_annotations())
-                if (source := source_of(result)) not in sources:
-                    sources.append(source)
+                add_source(sources, result)
         for name in documents:
             target, write = _DOCUMENTS[name]
             written[name] = write(images, out / target, stems or slide_stems(slides), sources, overwrite)
@@ -113,18 +113,25 @@ def _coco(images: Images, path: Path, stems: Stems, sources: Sources, overwrite:
 
 def _geojson(images: Images, folder: Path, stems: Stems, sources: Sources, overwrite: bool) -> list[Path]:
     palette = colours(label for image in images for label in image.labels)
+    made = {
+        slide: {k: v for k, v in source.items() if k != "slides"} for source in sources for slide in source["slides"]
+    }
     return [
-        write_geojson(i, folder / f"{stems[i.image]}.geojson", palette=palette, overwrite=overwrite) for i in images
+        write_geojson(
+            i, folder / f"{stems[i.image]}.geojson", palette=palette, provenance=made[i.image], overwrite=overwrite
+        )
+        for i in images
     ]
 
 
 def _labelstudio(images: Images, path: Path, stems: Stems, sources: Sources, overwrite: bool) -> list[Path]:
-    models = ", ".join(sorted({source["model"] for source in sources}))
+    # As overlays call it: the name alone does not tell weights that were trained again.
+    models = ", ".join(sorted({f"{source['model']} {source['sha256'][:8]}" for source in sources}))
     return [write_labelstudio(images, path, model_version=models or "palyno", overwrite=overwrite)]
 
 
 def _yolo(images: Images, folder: Path, stems: Stems, sources: Sources, overwrite: bool) -> list[Path]:
-    return write_yolo(images, folder, stems=stems, overwrite=overwrite)
+    return write_yolo(images, folder, stems=stems, provenance=sources, overwrite=overwrite)
 
 
 _DOCUMENTS: dict[str, tuple[str, Callable[[Images, Path, Stems, Sources, bool], list[Path]]]] = {

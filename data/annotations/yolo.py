@@ -48,6 +48,7 @@ def write_yolo(
     *,
     categories: Sequence[str] | None = None,
     stems: Mapping[str, str] | None = None,
+    provenance: Sequence[Mapping[str, Any]] = (),
     overwrite: bool = False,
 ) -> list[Path]:
     """Writes `labels/STEM.txt` for each image, and `data.yaml`.
@@ -61,6 +62,7 @@ def write_yolo(
         folder: Where the files go.
         categories: Names in the order of their numbers; None takes the names that occur, sorted.
         stems: File stem of each image; None takes those of `slide_stems`.
+        provenance: Where detections come from, see `palyno.data.annotations.provenance`, for `data.yaml`.
         overwrite: Replace files that are there.
 
     Returns:
@@ -82,6 +84,8 @@ def write_yolo(
     there = (folder / "images").is_dir()
     splits = {"train": "images", "val": "images"} if there else {}
     document = {**splits, "names": dict(enumerate(categories)), "slides": slides}
+    if provenance:
+        document["provenance"] = [dict(source) for source in provenance]
     text = yaml.safe_dump(document, allow_unicode=True, sort_keys=False, width=1000)
     texts.append(text if there else _HOW_TO_TRAIN + text)
     for path in paths:

@@ -1,10 +1,11 @@
 from __future__ import annotations
 
 import io
+from dataclasses import replace
 
 import numpy as np
 import pytest
-from palyno.app.legend import _scale_bar
+from palyno.app.legend import _scale_bar, font, wrapped
 from palyno.app.overlay import draw, jpeg
 from palyno.data.palette import colours
 from palyno.vision.results import Provenance, SlideResult
@@ -143,3 +144,62 @@ def test_a_scale_bar_is_drawn_where_the_pixel_size_is_known(texts):
 )
 def test_the_scale_bar_is_the_longest_round_length_that_fits(um_per_px, width, um, pixels):
     assert _scale_bar(um_per_px, width) == pytest.approx((um, pixels))
+
+
+def made_by(model="hieraedge-n", runtime="onnxruntime 1.32.0", device="cpu", **arguments) -> Provenance:
+    return Provenance(model, "6dad8ae4" + "0" * 56, "0.1.0", arguments, runtime, device)
+
+
+def test_the_foot_says_by_what_and_how_the_grains_were_found(texts):
+    result = replace(found([[10, 10, 50, 50]], ["Betula"], conf=0.25), provenance=made_by(views=4))
+    draw(result, ground())
+    foot = " ".join(texts)
+    for told in ("hieraedge-n 6dad8ae4", "confidence ≥ 0.25", "4 views", "onnxruntime 1.32.0 on cpu", "palyno 0.1.0"):
+        assert told in foot
+    texts.clear()
+    draw(replace(result, provenance=made_by(views=1)), ground())
+    assert not any("views" in text for text in texts)
+
+
+@pytest.mark.parametrize("size", [(40, 900), (900, 40), (64, 64), (640, 480), (2560, 1920)])
+@pytest.mark.parametrize("um_per_px", [None, 0.4])
+def test_a_long_foot_is_wrapped_whole_and_stays_on_the_panel(monkeypatch, size, um_per_px):
+    """Every text lies within the panel, clear of the taxa above it, whatever the picture's size."""
+    model, runtime = (
+        "pollen_of_the_northern_calcareous_alps_2026_run_7_" + "x" * 60,
+        "onnxruntime 1.32.0+cu132.g1a2b3c4d",
+    )
+    made, (width, height) = made_by(model, runtime, "cuda:11", views=8), size
+    result = found([[1, 1, 30, 30]], ["Betula"], width=width, height=height, um_per_px=um_per_px, conf=0.123456)
+    places, real = [], ImageDraw.ImageDraw.text
+
+    def text(self, xy, text, fill, font, anchor="la"):
+        places.append((text, self.textbbox(xy, text, font, anchor), self.im.size))
+        return real(self, xy, text, fill, font, anchor)
+
+    monkeypatch.setattr(ImageDraw.ImageDraw, "text", text)
+    draw(replace(result, provenance=made), ground(width, height))
+    (panel,) = [shape for told, _, shape in places if told == "grain"]
+    on_panel = [place for place in places if place[2] == panel]
+    for told, box, _ in on_panel:
+        assert min(box) >= 0 and box[2] <= panel[0] and box[3] <= panel[1], told
+    boxes = [box for _, box, _ in on_panel]
+    for i, a in enumerate(boxes):
+        for b in boxes[i + 1 :]:
+            assert not (a[0] < b[2] and b[0] < a[2] and a[1] < b[3] - 1 and b[1] < a[3] - 1), (a, b)
+    told = "".join(text for text, _, _ in on_panel).replace(" ", "")
+    assert "…" not in told
+    for part in (model, "6dad8ae4,confidence≥0.123456,8views", f"{runtime}oncuda:11", f"{width}×{height}px"):
+        assert part.replace(" ", "") in told
+
+
+def test_words_are_wrapped_between_them_and_within_only_where_they_must():
+    face = font(13)
+    width = face.getlength("aaaa bbbb")
+    assert wrapped(["aaaa bbbb cccc", "", "d"], face, width) == ["aaaa bbbb", "cccc", "d"]
+    long = "a" * 40
+    lines = wrapped([f"bb {long} cccc"], face, width)
+    assert lines[0] == "bb" and "".join(lines[1:]).replace(" ", "") == f"{long}cccc"
+    assert all(face.getlength(line) <= width for line in lines)
+    # One letter is never broken, so there is an end.
+    assert wrapped(["ab"], face, 0) == ["a", "b"]

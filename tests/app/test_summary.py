@@ -108,3 +108,19 @@ def test_the_bar_names_slide_speed_and_number(monkeypatch):
     assert text.startswith("preparing [red], once\n")
     assert "slide 2 of 3" in text and "tiles/s" in text and "a_folder_with_a…a_longer_one.svs" in text
     assert "2.svs" in text and "slide 3 of 3 drawing" in text and "writing" in text
+
+
+def test_the_summary_says_by_what_the_grains_were_found():
+    key = {
+        "model": {"name": "hieraedge-n", "sha256": "6dad8ae4" + "0" * 56},
+        "arguments": {"conf": 0.25},
+        "device": "cpu",
+        "runtime": "onnxruntime 1.32.0",
+        "versions": {},
+    }
+    stream = io.StringIO()
+    report = RunReport("out", key, {}, (read(),), (), "", 75.0, True)
+    show(report, console=Console(file=stream, width=60, color_system=None))
+    assert "Found by hieraedge-n 6dad8ae4, onnxruntime 1.32.0 on cpu, confidence ≥ 0.25, in full" in stream.getvalue()
+    show(report, errors_only=True, console=Console(file=stream, color_system=None))
+    assert stream.getvalue().count("Found by") == 1

@@ -292,8 +292,14 @@ def test_scale_and_provenance_are_in_the_result():
         "overlap": "auto",
         "overlap_px": 60,
         "um_per_px": 0.5,
+        "views": 1,
+        "naming_threshold": 0.5,
+        "naming_temperature": 1.0,
     }
+    assert (result.provenance.device, result.provenance.ran) == ("cpu", f"torch {torch.__version__} on cpu")
     assert result.conf == 0.3
+    low = detector().detect(picture(100, 100, [[20, 30, 60, 50]]), um_per_px=0.5, conf=0.1)
+    assert low.above(0.3).provenance == result.provenance != low.provenance
 
 
 def test_many_slides_keep_their_order_and_are_read_one_by_one():

@@ -223,7 +223,7 @@ def explain(
         maps=maps,
         um_per_px=slide.um_per_px,
         provenance=Provenance(
-            detector.name, detector.sha256, __version__, arguments, detector.network.runtime(maps=True)
+            detector.name, detector.sha256, __version__, arguments, detector.network.runtime(maps=True), detector.device
         ),
         left_out=left_out,
     )
@@ -365,6 +365,7 @@ def summary(explanation: Explanation) -> dict[str, Any]:
         "model": {"name": explanation.provenance.model, "sha256": explanation.provenance.sha256},
         "version": explanation.provenance.version,
         "runtime": explanation.provenance.runtime,
+        "device": explanation.provenance.device,
         "arguments": dict(explanation.provenance.arguments),
     }
 

@@ -71,6 +71,31 @@ def test_coco_says_where_the_grains_come_from(results, tmp_path):
     assert info["provenance"][0]["arguments"] == {"conf": 0.25, "imgsz": 640}
 
 
+def test_formats_say_of_each_slide_where_its_grains_come_from_in_the_same_words(results, tmp_path):
+    import yaml
+    from pyarrow import parquet
+
+    first = replace(results[0].provenance, runtime="onnxruntime 1.32.0", device="cpu")
+    second = replace(first, arguments={"conf": 0.25, "imgsz": 960, "overlap_px": 304})
+    made = [first, second, first]
+    results = [replace(result, provenance=one) for result, one in zip(results, made, strict=True)]
+    write_results(results, tmp_path, FORMATS)
+    coco = json.loads((tmp_path / "coco.json").read_text(encoding="utf-8"))["info"]["provenance"]
+    assert [source["slides"] for source in coco] == [["site A/slide 1.tif", "empty.tif"], ["=SUM(A1).png"]]
+    table = json.loads(parquet.read_metadata(tmp_path / "grains.parquet").metadata[b"palyno"])
+    assert table["provenance"] == coco
+    assert yaml.safe_load((tmp_path / "yolo" / "data.yaml").read_text(encoding="utf-8"))["provenance"] == coco
+    stems = slide_stems(result.slide for result in results)
+    for result, one in zip(results, made, strict=True):
+        told = json.loads((tmp_path / "geojson" / f"{stems[result.slide]}.geojson").read_text(encoding="utf-8"))
+        (source,) = [source for source in coco if result.slide in source["slides"]]
+        assert told["provenance"] == {name: value for name, value in source.items() if name != "slides"}
+        assert (source["runtime"], source["device"], source["sha256"]) == (one.runtime, one.device, one.sha256)
+        assert source["arguments"]["imgsz"] == one.arguments["imgsz"]
+    for task in json.loads((tmp_path / "labelstudio.json").read_text(encoding="utf-8")):
+        assert task["predictions"][0]["model_version"] == "hieraedge-n abababab"
+
+
 def test_the_same_results_are_the_same_bytes(results, tmp_path):
     write_results(results, tmp_path / "a", FORMATS)
     write_results(iter(results), tmp_path / "b", tuple(reversed(FORMATS)))
