@@ -1,8 +1,9 @@
 """YOLO text labels: one file an image, one line a grain, coordinates as shares of the image.
 
-A line is `class cx cy width height`, with the confidence as a sixth number in predictions, or `class x1 y1 x2 y2 x3 y3
-...` for an outline, which is read as its bounding box; files mix the two. `data.yaml` names the classes and says where
-the images are. The labels of `images/a.jpg` are in `labels/a.txt`.
+A line is `class cx cy width height`, or `class x1 y1 x2 y2 x3 y3 ...` for an outline, which is read as its bounding
+box; files mix the two. Other programs write the confidence of predictions as a sixth number. It is read, but not
+written: ultralytics takes such labels for corrupt, and trains on none of them. `data.yaml` names the classes and says
+where the images are. The labels of `images/a.jpg` are in `labels/a.txt`.
 """
 
 from __future__ import annotations
@@ -96,7 +97,7 @@ def write_yolo(
 
 
 def label_lines(image: LabelledImage, categories: Sequence[str]) -> str:
-    """The text of one label file, six decimals, with the confidence as sixth number where there is one.
+    """The text of one label file, six decimals; confidences have no place in labels to train on.
 
     Raises:
         UsageError: A label is not in `categories`.
@@ -114,8 +115,6 @@ def label_lines(image: LabelledImage, categories: Sequence[str]) -> str:
             (x2 - x1) / image.width,
             (y2 - y1) / image.height,
         ]
-        if image.confidence is not None:
-            shares.append(float(image.confidence[i]))
         lines.append(f"{numbers[image.labels[i]]} " + " ".join(f"{share:.6f}" for share in shares) + "\n")
     return "".join(lines)
 

@@ -18,7 +18,7 @@ def test_what_is_written_is_read_back(kind, request, same, tmp_path):
         "labels/slide 2.txt",
         "data.yaml",
     ]
-    same(read_yolo(tmp_path), images, px=0.01, ids=False)
+    same(read_yolo(tmp_path), images, px=0.01, ids=False, confidence=False)
 
 
 def test_data_yaml_names_no_folder_that_is_not_there(detections, same, tmp_path):
@@ -26,7 +26,7 @@ def test_data_yaml_names_no_folder_that_is_not_there(detections, same, tmp_path)
     text = (tmp_path / "set" / "data.yaml").read_text()
     document = yaml.safe_load(text)
     assert document.keys() == {"names", "slides"}
-    same(read_yolo(tmp_path / "set"), detections, px=0.01, ids=False)
+    same(read_yolo(tmp_path / "set"), detections, px=0.01, ids=False, confidence=False)
     with pytest.raises(UsageError, match="no split 'train': it names none"):
         read_yolo(tmp_path / "set", split="train")
     # What its head says to do, done: the pictures beside the labels, and two lines.
@@ -111,11 +111,23 @@ def test_boxes_and_outlines_are_mixed(tmp_path):
     np.testing.assert_allclose(image.boxes, [[40, 15, 60, 35], [10, 10, 30, 30]], atol=1e-4)
 
 
-def test_lines_have_six_decimals_and_the_confidence_last():
+def test_lines_have_six_decimals_and_no_confidence():
     image = LabelledImage("a", 300, 100, [[0, 0, 100, 50]], ("Oryza",), np.array([0.5], np.float32))
-    assert label_lines(image, ["Alnus", "Oryza"]) == "1 0.166667 0.250000 0.333333 0.500000 0.500000\n"
+    assert label_lines(image, ["Alnus", "Oryza"]) == "1 0.166667 0.250000 0.333333 0.500000\n"
     with pytest.raises(UsageError, match="not one of the classes: Alnus"):
         label_lines(image, ["Alnus"])
+
+
+def test_ultralytics_trains_on_what_was_detected(tmp_path, detections):
+    from ultralytics.data.utils import verify_image_label
+
+    write_yolo(detections, tmp_path)
+    for image, label in zip(detections, sorted((tmp_path / "labels").glob("*.txt")), strict=True):
+        Image.new("L", (image.width, image.height)).save(picture := tmp_path / f"{label.stem}.png")
+        _, boxes, *_, found, _, corrupt, told = verify_image_label(
+            (str(picture), str(label), "", False, 99, 0, 0, False)
+        )
+        assert (len(boxes), found, corrupt) == (len(image), 1, 0), told
 
 
 @pytest.mark.parametrize(
