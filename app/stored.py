@@ -19,7 +19,7 @@ from ..vision.results import Provenance, SlideResult
 __all__ = ["load", "pack"]
 
 _PLAIN = ("slide", "width", "height", "um_per_px", "um_source", "fraction_read", "conf", "encoder_id")
-_NESTED = ("taxa", "ranks", "candidates", "flags", "grain_flags", "unread")
+_NESTED = ("taxa", "ranks", "candidates", "flags", "grain_flags", "notes", "unread")
 
 
 def pack(result: SlideResult) -> bytes:

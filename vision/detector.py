@@ -296,6 +296,7 @@ class Detector:
                 ("edge",) * bool(border) + ("oversized",) * bool(large)
                 for border, large in zip(at_border, too_large, strict=True)
             ),
+            notes=slide.notes,
             fraction_read=1 - missing / (grid.width * grid.height),
             unread=unread,
             conf=float(settings.conf),

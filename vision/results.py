@@ -105,6 +105,8 @@ class SlideResult:
         um_source: Where the pixel size came from: `metadata`, `caller` or None.
         flags: Warnings that concern the whole slide, such as `saturated`.
         grain_flags: For each grain its warnings.
+        notes: What was decided in reading the file and the user should know, such as which plane of a focus stack was
+            taken, what 16 bits were shown as, or that the caller's pixel size is not the file's.
         fraction_read: Share of the slide's area that was read, in [0, 1].
         unread: Regions `(x1, y1, x2, y2)` that could not be read.
         conf: The lowest confidence that was kept.
@@ -125,6 +127,7 @@ class SlideResult:
     um_source: str | None = None
     flags: tuple[str, ...] = ()
     grain_flags: tuple[tuple[str, ...], ...] = ()
+    notes: tuple[str, ...] = ()
     fraction_read: float = 1.0
     unread: tuple[tuple[int, int, int, int], ...] = ()
     conf: float = 0.0

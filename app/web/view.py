@@ -97,6 +97,7 @@ def headline(session: Session, slide: str, conf: float) -> str:
         facts.append(f"{result.um_per_px:g} µm per pixel" if result.um_per_px else "pixel size unknown")
         if result.fraction_read < 1:
             facts.append(f"{100 * result.fraction_read:.1f} % of the slide read")
+        facts += result.notes
     else:
         facts.append(f"{len(results)} slides")
     facts.append(f"{session.seconds:.1f} s")

@@ -517,6 +517,7 @@ def test_a_stored_result_comes_back_as_it_was(fake, slides, tmp_path):
         slides / "a.png", conf=0.1, iou=0.7, tile=64, imgsz=None, overlap="auto", um_per_px=0.25
     )
     result = replace(result, slide="ü\udcff.png", unread=((1, 2, 3, 4),), flags=("saturated",), fraction_read=0.75)
+    result = replace(result, notes=("plane 2 of 3 is read, the sharpest",))
     vectors = np.random.default_rng(0).normal(size=(len(result), 5)).astype(np.float32)
     result = replace(result, vectors=vectors, encoder_id="regions@1")
     (tmp_path / "r.npz").write_bytes(stored.pack(result))

@@ -10,6 +10,7 @@ import time
 import urllib.error
 import urllib.request
 import zipfile
+from dataclasses import replace
 from pathlib import Path
 from urllib.parse import quote
 
@@ -127,6 +128,14 @@ class TestSession:
         assert len(shown) == 20 and min(float(grain["label"][-4:]) for grain in shown) == pytest.approx(0.69, abs=0.02)
         line = view.headline(session, "slide.png", LOWEST)
         assert "<strong>60</strong>" in line and "surest 20 only" in line
+
+    def test_what_was_decided_in_reading_a_slide_is_told_beside_its_size(self, tmp_path, slide):
+        session = Session(tmp_path / "s")
+        list(session.read(Detector(), [slide]))
+        reading = session.readings["slide.png"]
+        note = "plane 2 of <3> is read"
+        session.readings["slide.png"] = replace(reading, result=replace(reading.result, notes=(note,)))
+        assert "· plane 2 of &lt;3&gt; is read ·" in view.headline(session, "slide.png", LOWEST)
 
     def test_bounds(self, tmp_path, slide):
         session = Session(tmp_path / "s")

@@ -6,6 +6,7 @@ from dataclasses import replace
 import numpy as np
 import palyno
 import pytest
+import tifffile
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -300,6 +301,20 @@ def test_scale_and_provenance_are_in_the_result():
     assert result.conf == 0.3
     low = detector().detect(picture(100, 100, [[20, 30, 60, 50]]), um_per_px=0.5, conf=0.1)
     assert low.above(0.3).provenance == result.provenance != low.provenance
+
+
+def test_what_was_decided_in_reading_a_slide_is_in_the_result(field, tmp_path):
+    sharp = field[0]
+    stack = np.stack([np.full_like(sharp, 200), sharp, np.full_like(sharp, 200)])
+    metadata = {"axes": "ZYXS", "PhysicalSizeX": 0.5, "PhysicalSizeXUnit": "µm", "PhysicalSizeY": 0.5}
+    tifffile.imwrite(tmp_path / "s.ome.tif", stack, photometric="rgb", metadata={**metadata, "PhysicalSizeYUnit": "µm"})
+    result = detector().detect(tmp_path / "s.ome.tif", um_per_px=0.25)
+    assert result.notes == (
+        "the caller's 0.25 um a pixel is used; the file states 0.5",
+        "plane 2 of 3 is read, the sharpest",
+    )
+    assert result.above(0.9).notes == result.notes
+    assert detector().detect(sharp).notes == ()
 
 
 def test_many_slides_keep_their_order_and_are_read_one_by_one():
