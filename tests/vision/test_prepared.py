@@ -17,6 +17,7 @@ from palyno.retrieval.encoders.image import RegionEncoder
 from palyno.vision import detector as opening
 from palyno.vision.models.detection import build
 from palyno.vision.runtimes import parity, prepared
+from palyno.vision.runtimes.kept import look
 from palyno.vision.weights import save_weights
 
 pytest.importorskip("onnx")
@@ -350,3 +351,67 @@ def test_what_was_not_used_for_longest_goes(filled, open_tiny, monkeypatch, tmp_
     open_tiny(save(tmp_path / "other.safetensors", 1))
     left = {file.name for file in filled.parent.glob("[!.]*")}
     assert filled.name in left and len(left) == 2
+
+
+class TestOutlook:
+    """What `look` says beforehand is what opening the weights then does; looking changes nothing."""
+
+    @pytest.fixture
+    def foreseen(self, weights, open_tiny, cache):
+        def check(state):
+            before = {file: file.read_bytes() for file in cache.glob("*")}
+            networks = look({"tiny": hashlib.sha256(weights.read_bytes()).hexdigest()})
+            assert {file: file.read_bytes() for file in cache.glob("*")} == before
+            (outlook,) = networks.models
+            assert outlook.state == state, outlook
+            try:
+                runtime, note = (detector := open_tiny()).runtime, detector.note
+            except PalynoError as error:
+                runtime, note = None, str(error)
+            assert outlook.runtime == runtime
+            if state == "refused":
+                assert outlook.reason in note
+            return networks
+
+        return check
+
+    def test_nothing_is_there_then_it_is(self, foreseen, cache):
+        assert not foreseen("unprepared").files
+        networks = foreseen("ready")
+        (file,) = cache.glob("*.onnx")
+        assert [(kept.path, kept.bytes, kept.whole) for kept in networks.files] == [(file, file.stat().st_size, True)]
+        assert networks.models[0].kept is networks.files[0] and not networks.others
+
+    def test_it_is_damaged_then_whole_again(self, foreseen, filled, warm):
+        other = filled.with_name("ab-cd.onnx")
+        other.write_bytes(b"of another version")
+        filled.write_bytes(warm.read_bytes()[:-1])
+        networks = foreseen("damaged")
+        assert not networks.models[0].kept.whole and [kept.path for kept in networks.others] == [other]
+        assert foreseen("ready").models[0].kept.path == filled
+
+    @pytest.mark.parametrize("asked", ["auto", "onnxruntime"])
+    def test_it_cannot_be_had(self, foreseen, filled, monkeypatch, asked):
+        monkeypatch.setenv("PALYNO_RUNTIME", asked)
+        filled.parent.chmod(0o777)
+        assert "can be changed by other users" in foreseen("refused").reason
+        filled.parent.chmod(0o700)
+        note = filled.with_name(f"{filled.stem.partition('-')[0]}.txt")
+        note.write_text("tiny cannot be exported\n")
+        networks = foreseen("refused")
+        assert networks.reason is None and str(note) in networks.models[0].reason
+        note.unlink()
+        with monkeypatch.context() as patch:
+            patch.setitem(sys.modules, "onnx", None)
+            foreseen("ready")
+            filled.unlink()
+            foreseen("refused")
+            patch.setitem(sys.modules, "onnxruntime", None)
+            assert "onnxruntime: expected to be installed" in foreseen("refused").reason
+
+    def test_pytorch_was_chosen(self, foreseen, filled, monkeypatch):
+        monkeypatch.setenv("PALYNO_RUNTIME", "torch")
+        assert foreseen("unasked").models[0].kept.path == filled
+        monkeypatch.setenv("PALYNO_RUNTIME", "onnx")
+        with pytest.raises(UsageError, match="PALYNO_RUNTIME: expected one of"):
+            look({})

@@ -80,18 +80,32 @@ def _folder() -> Path:
         OSError: It cannot be made.
         PalynoError: There is no place for it, or others could change what is in it, and with that what is counted.
     """
+    folder = _place()
+    folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+    _refuse_others(folder)
+    return folder
+
+
+def _place() -> Path:
+    """Where networks are kept, whether or not it is there.
+
+    Raises:
+        PalynoError: There is no place for it.
+    """
     try:
-        folder = cache_dir() / "networks"
+        return cache_dir() / "networks"
     except RuntimeError as error:
         raise PalynoError("there is no home folder for the cache; set PALYNO_CACHE to a folder of yours") from error
-    folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+
+
+def _refuse_others(folder: Path) -> None:
+    """Refuses a folder that others could change."""
     status = folder.stat()
     if os.name == "posix" and (status.st_uid not in (0, os.getuid()) or status.st_mode & 0o022):
         raise PalynoError(
             f"{folder} can be changed by other users, and with it what is counted; expected a folder of your own, so "
             "run `chmod 700` on it, or set PALYNO_CACHE to another one"
         )
-    return folder
 
 
 def _kept(folder: Path, key: str) -> bytes | None:
@@ -105,12 +119,17 @@ def _kept(folder: Path, key: str) -> bytes | None:
         raise PalynoError(f"{note.read_text(encoding='utf-8').strip()} (as noted in {note}; delete it to try again)")
     for file in sorted(folder.glob(f"{key}-*.onnx")):
         data = file.read_bytes()
-        if hashlib.sha256(data).hexdigest() == file.stem.partition("-")[2]:
+        if hashlib.sha256(data).hexdigest() == _named(file):
             with suppress(OSError):
                 # The oldest goes first.
                 os.utime(file)
             return data
     return None
+
+
+def _named(file: Path) -> str:
+    """The hash of its bytes that a file's name says."""
+    return file.stem.partition("-")[2]
 
 
 def _prepare(folder: Path, key: str, path: Path, metadata: Metadata, on_prepare: Callable[[str], None] | None) -> bytes:
