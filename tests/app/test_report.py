@@ -11,7 +11,7 @@ import palyno
 import pytest
 import torch
 import yaml
-from palyno.app import report
+from palyno.app import jobs, report
 from palyno.app.jobs import DetectOptions, detect_slides
 from palyno.app.web.files import make
 from palyno.app.web.session import Session
@@ -50,6 +50,8 @@ def run(detector, corners, tmp_path_factory):
     """Folder, `run.json`, and the texts on the overlays, of the command's run."""
     out, texts = tmp_path_factory.mktemp("run") / "out", []
     with pytest.MonkeyPatch.context() as patch:
+        # The fake detector of other tests, once imported, gives jobs a fingerprint of its own.
+        patch.setattr(jobs, "code_fingerprint", report.code_fingerprint)
         real = ImageDraw.ImageDraw.text
         patch.setattr(ImageDraw.ImageDraw, "text", lambda *a, **k: texts.append(a[2]) or real(*a, **k))
         detect_slides(corners, out, DetectOptions(formats=FORMATS, um_per_px=0.4), detector=detector)
