@@ -16,10 +16,13 @@ from ..data.annotations import LabelledImage
 from ..errors import NothingToDoError
 from .intervals import Ranked
 from .intervals import draws as drawn
-from .metrics import match
+from .metrics import count_quality, match
 from .results import SlideResult
 
-__all__ = ["Choice", "choose_conf", "precision_recall"]
+__all__ = ["USUAL", "Choice", "choose_conf", "how_it_counts", "precision_recall"]
+
+# The threshold where none is given.
+USUAL = 0.25
 
 
 @dataclass(frozen=True)
@@ -89,6 +92,30 @@ def _f1(found: np.ndarray, hits: np.ndarray, true: int) -> np.ndarray:
 def _best(errors: np.ndarray, f1: np.ndarray) -> int:
     """The threshold of the least error; of equal ones that of the better F1, then the highest."""
     return int(np.lexsort((-np.arange(len(errors)), -f1, errors.round(12)))[0])
+
+
+def how_it_counts(truth: Sequence[LabelledImage], results: Sequence[SlideResult]) -> dict[str, float] | None:
+    """At which threshold a detector counts best, and how well there and at the usual one.
+
+    A network that was trained briefly, or whose head picks its boxes itself, may be little sure of grains and nearly as
+    sure of what is none; counted at the usual threshold it is then wrong by a multiple.
+
+    Args:
+        truth: True boxes of images that it was not trained on.
+        results: What it found on them, in the same order, from a confidence below the usual one.
+
+    Returns:
+        `conf`, `count_error` and `count_error_at_usual`, for `conf` see `choose_conf`; None where no image has a grain.
+    """
+    if not any(map(len, truth)):
+        return None
+    choice = choose_conf(truth, results)
+    usual = count_quality(truth, [result.to_annotations() for result in results], USUAL)
+    return {
+        "conf": choice.conf,
+        "count_error": round(choice.count_error, 4),
+        "count_error_at_usual": round(usual.count_error, 4),
+    }
 
 
 def precision_recall(one: Ranked, points: int = 101) -> tuple[np.ndarray, np.ndarray]:

@@ -6,8 +6,8 @@ grains found on validation images the greatest likelihood. The order of the name
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -20,10 +20,13 @@ from .calibration import calibration
 from .detector import Detector
 from .metrics import match
 from .naming import Name, Namer, log_odds, shares
+from .results import SlideResult
 from .weights import load_weights, save_weights
 
 __all__ = ["Fit", "fit_temperature", "likeliest_temperature", "with_temperature"]
 
+# Grains that are handed on, for a threshold to be chosen among.
+LEAST = 0.05
 # Beyond this a network is not too sure of its names or too little, it has none.
 COLDEST, HOTTEST = 0.1, 10.0
 
@@ -58,6 +61,7 @@ def fit_temperature(
     truth: Sequence[LabelledImage],
     *,
     conf: float = 0.25,
+    seen: Callable[[SlideResult], None] | None = None,
     **arguments: Any,
 ) -> Fit:
     """The temperature that fits a detector's names to labelled images.
@@ -67,13 +71,18 @@ def fit_temperature(
         images: Images that it was not trained on.
         truth: Their true boxes, in the same order.
         conf: Least confidence of the grains that are looked at.
+        seen: Is handed what was found on each image, from a confidence of 0.05, without names: so one pass serves
+            to choose a threshold, too.
         **arguments: As `Detector.detect` takes them.
     """
     names = {name: i for i, name in enumerate(detector.classes)}
     untold = Detector(detector.network, detector.metadata, namer=_Untold(detector.classes))
     probabilities, right = [], []
     for image, true in zip(images, truth, strict=True):
-        result = untold.detect(image, conf=conf, **arguments)
+        result = untold.detect(image, conf=conf if seen is None else min(conf, LEAST), **arguments)
+        if seen is not None:
+            seen(replace(result, candidates=((),) * len(result)))
+            result = result.above(conf)
         for i, partner in enumerate(match(true.boxes, result.boxes, result.confidence)):
             if partner >= 0 and true.labels[partner] in names:
                 probabilities.append([p for _, p in result.candidates[i]])

@@ -213,19 +213,23 @@ def train(settings: TrainSettings, *, resume: bool = False) -> Path:
     path = export_checkpoint(
         run / "weights" / "best.pt", run, settings, metrics=metrics, max_grain_px=largest, start=start, tutor=tutor
     )
-    return _sure_of_names(path, settings)
+    return _fitted(path, settings)
 
 
-def _sure_of_names(path: Path, settings: TrainSettings) -> Path:
-    """Fits the temperature of names to the validation images."""
+def _fitted(path: Path, settings: TrainSettings) -> Path:
+    """Fits the temperature of names to the validation images, and writes down how the detector counts there."""
     from .detector import load
+    from .operating import how_it_counts
     from .temperature import fit_temperature, with_temperature
     from .validate import read_split
 
     device = "cuda" if settings.device.startswith("cuda") else settings.device
     detector = load(path, device=device, runtime="torch")
-    fit = fit_temperature(detector, *read_split(settings.data, "val"))
-    return with_temperature(path, path, round(fit.temperature, 3))
+    images, truth = read_split(settings.data, "val")
+    found: list[Any] = []
+    fit = fit_temperature(detector, images, truth, seen=found.append)
+    training = {**detector.metadata.training, "counts": how_it_counts(truth, found)}
+    return with_temperature(path, path, round(fit.temperature, 3), training=training)
 
 
 def export_checkpoint(

@@ -101,8 +101,10 @@ def train(model: str | None, resume: bool, options: tuple[str, ...], **settings:
 
     The best checkpoint by validation mAP50-95 becomes OUT/NAME.safetensors, which every command takes as --model.
     """
+    from ...vision.operating import USUAL
     from ...vision.train import TrainSettings, known_classes
     from ...vision.train import train as run
+    from ...vision.weights import read_metadata
 
     if model and settings["weights"]:
         raise UsageError("--model and --weights: weights bring their layer table; leave out one of the two")
@@ -117,6 +119,12 @@ def train(model: str | None, resume: bool, options: tuple[str, ...], **settings:
         click.echo(f"{settings['teacher']} teaches {len(known)} of {len(known) + len(new)} classes{named}", err=True)
     path = run(TrainSettings(model=model, options=dict(map(_option, options)), **settings), resume=resume)
     click.echo(f"weights: {path}", err=True)
+    if counts := read_metadata(path).training.get("counts"):
+        click.echo(
+            f"counts validation images best at --conf {counts['conf']:g}: mean error {counts['count_error']:.1%}, "
+            f"{counts['count_error_at_usual']:.1%} at the default {USUAL:g}",
+            err=True,
+        )
 
 
 def _option(text: str) -> tuple[str, str]:

@@ -73,6 +73,15 @@ def test_the_temperature_that_a_detector_has_does_not_change_the_one_that_fits(d
     )
 
 
+def test_one_pass_serves_a_threshold_too(detector, scene):
+    """What is handed on is what `detect` finds from 0.05 up, and the fit is that of the pass without it."""
+    seen = []
+    assert fit_temperature(detector, *scene, seen=seen.append) == fit_temperature(detector, *scene)
+    (one,), expected = seen, detector.detect(scene[0][0], conf=0.05)
+    assert len(one) > len(expected.above(0.25))
+    assert np.array_equal(one.boxes, expected.boxes) and np.array_equal(one.confidence, expected.confidence)
+
+
 def test_grains_whose_names_it_does_not_have_are_left_out(detector, scene):
     (image,), (truth,) = scene
     foreign = replace(truth, labels=("Welwitschia mirabilis",) * len(truth))

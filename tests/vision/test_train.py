@@ -15,6 +15,7 @@ from palyno.data.training_set import read_training_set
 from palyno.errors import InputError, UnknownModelError, UsageError
 from palyno.vision.models.detection import build
 from palyno.vision.models.distill import Teacher
+from palyno.vision.operating import choose_conf
 from palyno.vision.train import TrainSettings, _arguments, _as_begun, known_classes, train
 from palyno.vision.validate import read_split, validate
 from palyno.vision.weights import _network, load_weights, save_weights
@@ -62,6 +63,19 @@ def test_the_recipe_is_stored_with_the_weights_and_names_no_path(run):
     assert training["seed"] == 0
     assert training["recipe"]["epochs"] == 1
     assert str(settings.out) not in json.dumps(dict(training))
+
+
+def test_weights_say_how_they_count_validation_images(run, scenes):
+    """As `choose_conf` and `validate` say of another pass over the same images."""
+    detector = palyno.load(run[1], device="cpu")
+    images, truth = read_split(scenes / "data.yaml", "val")
+    results = [detector.detect(image, conf=0.05) for image in images]
+    counts = detector.metadata.training["counts"]
+    choice = choose_conf(truth, results)
+    assert counts["conf"] == choice.conf
+    assert counts["count_error"] == pytest.approx(choice.count_error, abs=1e-4)
+    usual = validate(detector, images, truth, conf=0.25)["counts"]["count_error"]
+    assert counts["count_error_at_usual"] == pytest.approx(usual, abs=1e-4)
 
 
 def test_a_run_is_not_written_over_and_a_finished_one_is_not_lost(run):
