@@ -76,6 +76,12 @@ def read_training_set(data: Path) -> TrainingSet:
                 f"{data}: {split}: expected boxes of grains in {where}, found none; labels are looked for in files "
                 f"such as {labels}"
             )
+        if predicted := [image for image in images[split] if image.confidence is not None and len(image)]:
+            labels = labels_of(find_root(data) / predicted[0].image)
+            raise InputError(
+                f"{labels}: expected five numbers a line, got the confidence of predictions as a sixth, with which "
+                "ultralytics trains on no picture; write labels without it, as palyno convert --to yolo does"
+            )
     return TrainingSet(tuple(classes), images["train"], images["val"])
 
 

@@ -71,6 +71,7 @@ def test_ultralytics_takes_the_document_and_is_given_nothing_to_run(tmp_path):
     [
         ({"train/a": "7 0.5 0.5 0.2 0.1\n"}, {}, r"labels/train/a\.txt:1: expected a class below 2.*'7 0\.5"),
         ({"val/c": "1 0.5 0.5 0.5\n"}, {}, r"labels/val/c\.txt:1: expected"),
+        ({"train/a": "1 0.5 0.5 0.2 0.1 0.9\n"}, {}, r"labels/train/a\.txt: expected five numbers.*--to yolo"),
         ({"train/a": None, "train/b": None}, {}, r"train: expected boxes.*found none; labels.*labels/train/a\.txt"),
         ({"val/c": ""}, {}, r"val: expected boxes.*found none"),
         ({}, {"val": None}, "expected the keys names, train and val"),
