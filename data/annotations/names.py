@@ -27,8 +27,8 @@ def slide_stems(names: Iterable[str]) -> dict[str, str]:
     """File stems that are valid on every system and differ also where case does not count.
 
     A stem is the last part of the name without its extension. Eight digits of the name's hash are added where that
-    would not do: characters had to be replaced, or two names would share it (`a.tif` and `a.png`, `x/a.tif` and
-    `y/a.tif`).
+    would not do: characters had to be replaced, or two names would share it (`a.tif` and `a.png`). Names that share it
+    from different folders get their folders in front, too, as hashes tell nobody which is which: `monday_sweep 1-…`.
 
     Args:
         names: The names of all slides whose files share a folder, as these decide which need the hash.
@@ -47,11 +47,19 @@ def slide_stems(names: Iterable[str]) -> dict[str, str]:
     shared = Counter(stem.casefold() for stem, _ in plain.values())
     stems = {}
     for name, (stem, changed) in plain.items():
+        alike = shared[stem.casefold()] > 1
         digest = sha256(name.encode("utf-8", "surrogatepass")).hexdigest()[:8]
-        stems[name] = f"{stem}-{digest}" if changed or shared[stem.casefold()] > 1 else stem
+        stems[name] = f"{_below(name, stem) if alike else stem}-{digest}" if changed or alike else stem
     if len({stem.casefold() for stem in stems.values()}) < len(stems):
         raise UsageError("the names of two slides are too alike to tell their files apart: rename one")
     return stems
+
+
+def _below(name: str, stem: str) -> str:
+    """The stem with the folders of its slide in front; of a long path the end, which is nearest to the slide."""
+    folders = "_".join(filter(None, re.split(r"[/\\]", name)[:-1])).encode("utf-8", "replace")
+    room = _LONGEST - len(stem.encode()) - 1
+    return _plain(f"{folders[-room:].decode(errors='ignore')}_{stem}.")[0] if folders and room > 0 else stem
 
 
 def _plain(name: str) -> tuple[str, bool]:

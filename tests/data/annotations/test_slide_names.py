@@ -64,6 +64,17 @@ def test_names_that_would_share_a_file_differ(names):
     assert slide_stems(reversed(names)) == stems
 
 
+def test_slides_of_one_name_say_which_folder_they_are_of():
+    stems = slide_stems(["2024-05-01/sweep 1.jpg", "2024-05-02/a/sweep 1.jpg", "x.jpg", "y/z.jpg"])
+    assert [stem[:-8] for stem in stems.values()][:2] == ["2024-05-01_sweep 1-", "2024-05-02_a_sweep 1-"]
+    assert list(stems.values())[2:] == ["x", "z"]
+    deep = slide_stems([f"{'ü' * 200}/{day}/sweep 1.jpg" for day in ("monday", "tuesday")])
+    assert all(
+        f"ü_{day}_sweep 1-" in stem and len(stem.encode()) <= 209
+        for day, stem in zip(("monday", "tuesday"), deep.values(), strict=True)
+    )
+
+
 @given(st.lists(st.text(max_size=12), unique=True, max_size=8))
 def test_any_names_give_distinct_valid_stems(names):
     stems = slide_stems(names)
