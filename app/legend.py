@@ -106,7 +106,7 @@ class Legend:
             below.append(f"{100 * self.result.fraction_read:.1f} % of the slide was read")
         if self.result.flags:
             below.append(", ".join(self.result.flags))
-        return lines, below
+        return lines, below + wrapped(self.result.notes, font(round(0.82 * em)), width)
 
     def _foot_lines(self) -> list[str]:
         """By what and how the grains were found, as in `run.json`, in lines that fit the narrowest panel."""

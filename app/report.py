@@ -47,6 +47,7 @@ class SlideReport:
         taxa: Grains per taxon.
         fraction_read: Share of the area that was read, in [0, 1].
         flags: Warnings, such as `saturated`.
+        notes: What was decided in reading the file, such as which plane of a focus stack was taken.
         um_per_px: Micrometres a pixel, or None.
         um_source: `metadata`, `caller` or None.
         arguments: What it was read with: the asked arguments with what became of them on this slide, such as the pixels
@@ -66,6 +67,7 @@ class SlideReport:
     taxa: Mapping[str, int] = field(default_factory=dict)
     fraction_read: float | None = None
     flags: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
     um_per_px: float | None = None
     um_source: str | None = None
     arguments: Mapping[str, Any] = field(default_factory=dict)
@@ -84,6 +86,7 @@ class SlideReport:
             taxa=dict(sorted(Counter(result.taxa).items())),
             fraction_read=result.fraction_read,
             flags=result.flags,
+            notes=result.notes,
             um_per_px=result.um_per_px,
             um_source=result.um_source,
             arguments=dict(result.provenance.arguments),

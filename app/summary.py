@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 
 from .report import RunReport, SlideReport
@@ -16,6 +16,7 @@ __all__ = ["show"]
 _MOST_TAXA = 20
 _MOST_SLIDES = 12
 _MOST_TROUBLES = 20
+_MOST_NOTES = 6
 
 
 def show(report: RunReport, *, errors_only: bool = False, console: Console | None = None) -> None:
@@ -52,8 +53,18 @@ def show(report: RunReport, *, errors_only: bool = False, console: Console | Non
         if made := _made(report):
             console.print(Text(f"Found by {made}, in full in run.json", "dim"), soft_wrap=True)
         for flag in sorted({flag for slide in report.read for flag in slide.flags}):
-            names = [slide.slide for slide in report.read if flag in slide.flags]
-            console.print(Text(f"  flagged {flag}: {', '.join(names[:6])}{' …' if len(names) > 6 else ''}"))
+            console.print(Text(f"  flagged {flag}: {_names(s.slide for s in report.read if flag in s.flags)}"))
+        notes = sorted({note for slide in report.read for note in slide.notes})
+        for note in notes[:_MOST_NOTES]:
+            console.print(Text(f"  {_names(s.slide for s in report.read if note in s.notes)}: {note}"), soft_wrap=True)
+        if len(notes) > _MOST_NOTES:
+            console.print(f"  and {len(notes) - _MOST_NOTES} more notes, all in run.json")
+
+
+def _names(slides: Iterable[str]) -> str:
+    """The first few of them."""
+    names = list(slides)
+    return f"{', '.join(names[:6])}{' …' if len(names) > 6 else ''}"
 
 
 def _made(report: RunReport) -> str:

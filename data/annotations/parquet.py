@@ -2,7 +2,7 @@
 
 The metadata key `palyno` holds JSON: the table's `schema` number, the `provenance` of the grains (model, sha256,
 version, arguments, runtime, device and `slides`; more than one where slides were read in different ways) and the
-`slides` with their sizes, also those without grains.
+`slides` with their sizes and notes, also those without grains.
 """
 
 from __future__ import annotations
@@ -58,7 +58,7 @@ def open_parquet(path: str | Path, *, overwrite: bool = False) -> Iterator[Calla
     def add(result: SlideResult) -> None:
         add_source(provenance, result)
         slide = {"slide": result.slide, "width": result.width, "height": result.height}
-        slides.append({**slide, "um_per_px": result.um_per_px, "grains": len(result)})
+        slides.append({**slide, "um_per_px": result.um_per_px, "grains": len(result), "notes": list(result.notes)})
         rows.extend(grain_rows(result))
         if len(rows) >= _GROUP_ROWS:
             flush()

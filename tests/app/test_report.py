@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import palyno
 import pytest
+import tifffile
 import torch
 import yaml
 from palyno.app import jobs, report
@@ -16,6 +17,7 @@ from palyno.app.jobs import DetectOptions, detect_slides
 from palyno.app.web.files import make
 from palyno.app.web.session import Session
 from palyno.data.annotations.writers import FORMATS
+from palyno.data.slides import open_slide
 from PIL import Image, ImageDraw
 from pyarrow import parquet
 
@@ -29,12 +31,15 @@ def detector(shipped_model):
 
 @pytest.fixture(scope="module")
 def corners(samples, tmp_path_factory):
-    """Two slides; the grains of the second are larger than the overlap that is tried first."""
+    """Slides; the grains of the last are larger than the overlap that is tried first."""
     folder = tmp_path_factory.mktemp("corners")
     scene = Image.open(samples / "composed.jpg")
     scene.crop((0, 0, 352, 256)).save(folder / "plain.png")
     scene.resize((1408, 1408)).crop((0, 616, 1000, 996)).save(folder / "scaled.png")
-    return [folder / "plain.png", folder / "scaled.png"]
+    # Of 16 bits, the upper half of which is empty: what they are shown as is a decision of the reader.
+    deep = np.asarray(scene.crop((0, 0, 352, 256))).astype(np.uint16) * 128
+    tifffile.imwrite(folder / "deep.tif", deep, photometric="rgb")
+    return [folder / "deep.tif", folder / "plain.png", folder / "scaled.png"]
 
 
 @pytest.fixture(scope="module")
@@ -74,9 +79,8 @@ def test_every_file_of_a_run_says_the_same_of_how_each_slide_was_read(run, detec
             "runtime": told["runtime"],
             "device": told["device"],
         }
-        assert [source for source in coco if slide["slide"] in source["slides"]] == [
-            {**expected, "slides": [slide["slide"]]}
-        ]
+        (source,) = [source for source in coco if slide["slide"] in source["slides"]]
+        assert {name: value for name, value in source.items() if name != "slides"} == expected
         stem = Path(slide["slide"]).stem
         file = next(name for name in told["files"] if name.startswith(f"geojson/{stem}"))
         assert json.loads((out / file).read_text(encoding="utf-8"))["provenance"] == expected
@@ -91,12 +95,23 @@ def test_every_file_of_a_run_says_the_same_of_how_each_slide_was_read(run, detec
     assert f"torch {torch.__version__} on cpu" in foot and f"palyno {palyno.__version__}" in foot
 
 
+def test_what_was_decided_in_reading_a_slide_is_told_with_its_counts(run, corners):
+    out, told, texts = run
+    with open_slide(corners[0]) as slide:
+        # Decided when pixels are read.
+        slide.read(0, 0, 8, 8)
+        (note,) = slide.notes
+    assert [slide["notes"] for slide in told["slides"]] == [[note], [], []]
+    assert note in " ".join(texts), texts
+    table = json.loads(parquet.read_metadata(out / "grains.parquet").metadata[b"palyno"])
+    assert [slide["notes"] for slide in table["slides"]] == [[note], [], []]
+
+
 def test_what_decodes_slides_and_runs_networks_has_its_version_in_run_json(run):
     import imagecodecs
     import onnxruntime
     import openslide
     import PIL
-    import tifffile
 
     told = run[1]["versions"]
     names = {"PIL": "pillow", "openslide": "openslide-python"}

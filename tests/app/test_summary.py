@@ -110,6 +110,15 @@ def test_the_bar_names_slide_speed_and_number(monkeypatch):
     assert "2.svs" in text and "slide 3 of 3 drawing" in text and "writing" in text
 
 
+def test_what_was_decided_in_reading_is_told_once_with_its_slides():
+    text = told(
+        [read("a.tif", notes=("plane 2 of 3 is read",)), read("b.tif", notes=("plane 2 of 3 is read",)), read()]
+    )
+    assert "  a.tif, b.tif: plane 2 of 3 is read\n" in text
+    text = told([read(f"{i}.tif", notes=(f"plane {i} is read",)) for i in range(10)])
+    assert text.count("is read") == 6 and "and 4 more notes, all in run.json" in text
+
+
 def test_the_summary_says_by_what_the_grains_were_found():
     key = {
         "model": {"name": "hieraedge-n", "sha256": "6dad8ae4" + "0" * 56},
