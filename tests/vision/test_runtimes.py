@@ -297,3 +297,6 @@ def test_an_engine_is_refused_where_it_is_damaged_or_of_another_version(tmp_path
     assert metadata.classes == ABOUT.classes
     assert exported.device.type == "cuda"
     assert exported._prepare(1)(None) == (b"the engine", torch.device("cuda", 0))
+    assert exported.runtime == "tensorrt 11.0"
+    file.write_bytes(tensorrt.pack(b"the engine", plain(replace(ABOUT, half=True))))
+    assert open_exported(file)[0].runtime == "tensorrt 11.0, half precision"

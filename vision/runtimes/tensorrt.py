@@ -110,7 +110,9 @@ def open_engine(path: Path, device: str = "auto") -> tuple[Exported, Metadata]:
             "weights again"
         )
     runner = run_engine(data[end:], place)
-    exported = Exported(about, lambda threads: runner, str(place), MOST_IMAGES, f"tensorrt {trt.__version__}")
+    # Other runtimes only store in half precision; an engine computes in it, and its numbers depend on that.
+    runtime = f"tensorrt {trt.__version__}" + (", half precision" if about.half else "")
+    exported = Exported(about, lambda threads: runner, str(place), MOST_IMAGES, runtime)
     return exported, about.metadata(hashlib.sha256(data).hexdigest())
 
 
