@@ -62,8 +62,10 @@ def write_results(
         The files written, in the order of the formats.
 
     Raises:
-        UsageError: There is no such format, a file is there, or two slides have one name.
+        UsageError: There is no such format, `formats` is no list, a file is there, or two slides have one name.
     """
+    if isinstance(formats, str):
+        raise UsageError(f"formats: expected a list, such as {formats.split(',')!r}, got {formats!r}")
     out, formats = Path(out), list(dict.fromkeys(formats))
     unknown = [name for name in formats if name not in FORMATS]
     if unknown:

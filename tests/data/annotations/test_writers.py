@@ -110,6 +110,14 @@ def test_stems_may_be_given(results, tmp_path):
     )
 
 
+def test_formats_are_a_list_and_not_the_letters_of_a_name(results, tmp_path):
+    with pytest.raises(UsageError, match=r"expected a list, such as \['csv', 'coco'\], got 'csv,coco'"):
+        write_results(results, tmp_path, "csv,coco")
+    with pytest.raises(UsageError, match=r"such as \['csv'\]"):
+        results[0].save(tmp_path, formats="csv")
+    assert not list(tmp_path.iterdir())
+
+
 def test_an_unknown_format_lists_those_there_are(results, tmp_path):
     with pytest.raises(UsageError, match=r"'tilia': expected any of csv, parquet, coco, geojson, labelstudio, yolo"):
         write_results(results, tmp_path / "out", ("csv", "tilia"))
