@@ -16,11 +16,13 @@ MODELS = (
     "hieraedge-n",
     "hieraedge-s",
     "hieraedge-published-n",
+    "hieraedge-n-reference",
     "biformer-nano-yolo",
     "yolo11n",
     "yolo12n",
     "yolo26n",
     "yolov8n",
+    "rtdetr-l",
 )
 SIDE = 640
 # Batches: one image as it comes, and what keeps a GPU busy.

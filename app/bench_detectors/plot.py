@@ -48,6 +48,9 @@ def draw(
             axes.plot([x, x], [low, high], color=colour, linewidth=1.6, alpha=0.55, solid_capstyle="round")
             axes.plot(x, value, "o", color=colour, markersize=8)
             axes.annotate(model, (x, value), (8, -3), textcoords="offset points", color=colour, fontweight="bold")
+        # Doublings are what matters where one network takes ten times as long as another.
+        axes.set_xscale("log", base=2)
+        axes.xaxis.set_major_formatter("{x:g}")
         device = latency["device"]
         threads = f", {device['threads']} threads" if device["kind"] == "cpu" else ""
         axes.set_xlabel(f"milliseconds an image of {latency['side']} px, {device['name']}{threads}")
