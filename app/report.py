@@ -208,7 +208,8 @@ def machine(device: str) -> dict[str, Any]:
         device: Where the network runs, such as `cuda:0`.
 
     Returns:
-        `platform`, `processor`, `threads` of PyTorch where it is at work, and the name of a `gpu`.
+        `platform`, `processor`, `threads` of PyTorch where it is at work, the name of a `gpu`, and whether PyTorch
+        rounds what it multiplies in convolutions there to TF32, as it does by default.
     """
     found: dict[str, Any] = {"platform": platform.platform(), "processor": processor()}
     # Without a network in it, PyTorch is not imported only to be asked.
@@ -216,7 +217,9 @@ def machine(device: str) -> dict[str, Any]:
     if torch is not None:
         found["threads"] = torch.get_num_threads()
         if device.startswith("cuda"):
-            found["gpu"] = torch.cuda.get_device_name(device)
+            from ..kernels.backends import tf32_convolutions
+
+            found |= {"gpu": torch.cuda.get_device_name(device), "tf32_convolutions": tf32_convolutions()}
     return found
 
 

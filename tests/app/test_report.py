@@ -122,6 +122,17 @@ def test_what_decodes_slides_and_runs_networks_has_its_version_in_run_json(run):
     assert machine["threads"] == 1 and machine["processor"] and "gpu" not in machine
 
 
+@pytest.mark.parametrize("allowed", [True, False])
+def test_of_a_gpu_its_name_and_its_precision_are_told(monkeypatch, allowed):
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: f"the GPU at {device}")
+    before, torch.backends.cudnn.allow_tf32 = torch.backends.cudnn.allow_tf32, allowed
+    try:
+        told = report.machine("cuda:1")
+    finally:
+        torch.backends.cudnn.allow_tf32 = before
+    assert (told["gpu"], told["tf32_convolutions"]) == ("the GPU at cuda:1", allowed)
+
+
 def test_the_page_hands_out_what_the_command_writes(run, page, corners):
     out, told, _ = run
     with zipfile.ZipFile(make(page, "all", 0.25)) as archive:
