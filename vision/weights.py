@@ -347,7 +347,10 @@ def _network(stored: Stored, metadata: Metadata) -> PollenModel:
         nonlocal room
         room -= 0 if parameter is None else parameter.numel()
         if room < 0:
-            raise ValueError("a configuration of a far larger network than the file's tensors")
+            raise ValueError(
+                "a configuration of a far larger network than the file's tensors: damaged, or one of several parts "
+                "under another name"
+            )
 
     # A hostile table could ask for any amount of memory.
     guard = torch.nn.modules.module.register_module_parameter_registration_hook(bounded)

@@ -164,7 +164,7 @@ def test_the_shipped_model_finds_the_same_boxes(shipped, files, samples):
     for output in outputs.values():
         same(output, expected)
     assert (outputs["dft"] - outputs["conv"]).abs().max() < 1e-3
-    assert large_convolutions(files["conv"]) == [(80, [31, 31])]
+    assert large_convolutions(files["conv"]) == [(32, [31, 31])]
     assert large_convolutions(files["dft"]) == []
 
 

@@ -11,7 +11,7 @@ from palyno.app.cli import cli
 from palyno.vision.models.detection import PollenModel, build, model_names
 from palyno.vision.models.pyramid import pyramid
 from palyno.vision.train import TrainSettings, train
-from palyno.vision.weights import load_weights, save_weights
+from palyno.vision.weights import find_model, load_weights, save_weights
 from PIL import Image, ImageDraw
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -225,9 +225,14 @@ def test_models_without_a_choice_of_backbone_say_so():
         (["--model", "biformer-nano-yolo"], "biformer-nano-yolo", None),
     ],
 )
-def test_the_command_line_names_the_backbone(arguments, model, backbone, tmp_path, monkeypatch):
+def test_the_command_line_names_the_backbone(arguments, model, backbone, shipped_model, tmp_path, monkeypatch):
     seen = []
-    monkeypatch.setattr("palyno.vision.train.train", lambda settings, resume: seen.append(settings))
+
+    def train(settings, resume):
+        seen.append(settings)
+        return find_model(shipped_model)[0]
+
+    monkeypatch.setattr("palyno.vision.train.train", train)
     (tmp_path / "data.yaml").touch()
     done = CliRunner().invoke(cli, ["train", str(tmp_path / "data.yaml"), "--out", str(tmp_path / "run"), *arguments])
     assert done.exit_code == 0, done.output
