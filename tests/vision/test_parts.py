@@ -338,12 +338,12 @@ def test_the_command_says_what_the_list_of_models_needs(whole, parts, tmp_path):
     def split(*arguments):
         return CliRunner().invoke(cli, ["models", "split", str(whole), "--out", str(tmp_path), *arguments])
 
-    done = split("--largest", "2.5MB", "--json")
+    done = split("--largest", "2500KB", "--json")
     told = json.loads(done.stdout)
     assert told["sha256"] == read_metadata(parts[0]).sha256
     assert told["bytes"] == sum(part["bytes"] for part in told["parts"]) == sum(p.stat().st_size for p in parts)
     assert [part["file"] for part in told["parts"]] == [str(tmp_path / path.name) for path in parts]
-    again = split("--largest", "2.5 mb", "--overwrite")
+    again = split("--largest", "2500 kb", "--overwrite")
     assert again.exit_code == 0 and told["sha256"] in again.stderr and f"{told['bytes']:,} bytes in all" in again.stderr
     assert split("--largest", "2500000").exit_code == 2, "they are there"
     assert split().exit_code == 4
