@@ -163,7 +163,7 @@ class RunReport:
             "versions": self.key["versions"],
             "options": dict(self.options),
             "totals": {
-                "slides": len(self.slides),
+                "slides": states["ok"] + states["failed"],  # What is skipped is none.
                 **{state: states[state] for state in ("ok", "failed", "skipped")},
                 "grains": sum(slide.grains or 0 for slide in self.read),
             },

@@ -353,6 +353,8 @@ def test_a_sidecar_is_skipped_and_named(job, slides):
     report = job(slides)
     assert report.exit_code == 0
     assert [slide.status for slide in report.slides if slide.reason] == ["skipped"]
+    totals = report.document()["totals"]
+    assert (totals["slides"], totals["ok"], totals["skipped"]) == (3, 3, 1)
 
 
 def test_palynos_own_overlays_are_not_read_as_slides(job, fake, slides):
