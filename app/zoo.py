@@ -27,7 +27,8 @@ def list_zoo() -> list[dict[str, Any]]:
     (640 px), both for 80 classes and None where a backbone is still to choose; `head`, `options`, `ships`, `bytes` of
     the weights in half precision (those that ship, else those that training would write), `licence`; where weights ship
     also `file`, `sha256`, `source`, `classes`, `imgsz`, and `layout`, the model whose table they have; and `figures`,
-    None where there are none.
+    those of the weights' own validation where they ship, else what a short training reached on composed test scenes
+    (docs/detectors.md), or None.
     """
     from ..vision.models.zoo import read_zoo
     from ..vision.weights import shipped_models
@@ -91,8 +92,13 @@ def _said(file: str, zoo: dict[str, dict[str, Any]]) -> dict[str, Any]:
 
 
 def _measured() -> dict[str, dict[str, Any]]:
+    """Of each model that was compared: means over seeds on composed test scenes, and how many seeds."""
     try:
         models = json.loads(FIGURES.read_text(encoding="utf-8"))["models"]
-        return {str(name): dict(figures) for name, figures in models.items()}
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return {
+            str(name): {"seeds": len(entry["runs"])}
+            | {key: figure[0] for key, figure in entry["mean"]["composed"].items() if isinstance(figure, list)}
+            for name, entry in models.items()
+        }
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, IndexError):
         return {}

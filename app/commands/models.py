@@ -34,7 +34,7 @@ def list_models(as_json: bool) -> None:
 
     Parameters and GFLOPs (multiplications and additions on a tile of 640 px) are for 80 classes; those of backbones are
     without a classifier. Weights ship where a model's licence is shown; figures are those of the weights' own
-    validation, or of docs/results/detectors.json.
+    validation, or of docs/detectors.md.
     """
     from ..zoo import list_backbones, list_zoo
 
@@ -71,6 +71,8 @@ def list_models(as_json: bool) -> None:
             "Figures of weights that ship are those of the validation that chose them in training; what they do on\n"
             "test scenes, which is less, is in their cards: weights/NAME.md."
         )
+    if any(row["figures"] and not row["ships"] for row in rows):
+        click.echo("Those of the others are what a short training reaches on composed test scenes: docs/detectors.md.")
     shown = [
         {
             "backbone": row["name"],

@@ -118,15 +118,25 @@ def test_figures_are_the_weights_own_or_those_that_were_measured(tmp_path, monke
     own = weights.read_metadata(weights.LOCK.parent / weights.shipped_models()[shipped_model].file)
     assert figures()[shipped_model] == own.training["validation"]
     assert figures()["yolo12n"] is None
-    (tmp_path / "some.json").write_text(json.dumps({"models": {"yolo12n": {"mAP50": 0.25}}}))
+    mean = {"composed": {"mAP50": [0.25, 0.2, 0.3], "sd": None}, "other": {"mAP50": [0.1, 0.0, 0.2]}}
+    document = {"models": {"yolo12n": {"runs": {"0": {}, "1": {}}, "mean": mean}}}
+    (tmp_path / "some.json").write_text(json.dumps(document))
     monkeypatch.setattr(zoo, "FIGURES", tmp_path / "some.json")
-    assert figures()["yolo12n"] == {"mAP50": 0.25}
+    assert figures()["yolo12n"] == {"seeds": 2, "mAP50": 0.25}
     listed = run("list").stdout
-    assert "mAP50 0.250" in listed
+    assert "mAP50 0.250" in listed and "what a short training reaches" in listed
     # Validation is kinder than the test that the README tells of, so whoever sees both is told which is which.
     assert "validation that chose them" in listed and "weights/NAME.md" in listed
     (tmp_path / "some.json").write_text("[")
     assert figures()["yolo12n"] is None
+
+
+def test_what_the_page_says_of_peers_is_listed():
+    """The committed document is read as it is."""
+    listed = {row["name"]: row["figures"] for row in zoo.list_zoo()}
+    document = json.loads(zoo.FIGURES.read_text(encoding="utf-8"))["models"]
+    for name in ("yolo11n", "yolo12n", "hieraedge-n-reference", "rtdetr-l"):
+        assert listed[name]["mAP50-95"] == document[name]["mean"]["composed"]["mAP50-95"][0]
 
 
 def test_listing_builds_nothing(run_python):
