@@ -21,12 +21,11 @@ from .detector import Detector
 from .metrics import match
 from .naming import Name, Namer, log_odds, shares
 from .results import SlideResult
+from .validate import LOWEST
 from .weights import load_weights, save_weights
 
 __all__ = ["Fit", "fit_temperature", "likeliest_temperature", "with_temperature"]
 
-# Grains that are handed on, for a threshold to be chosen among.
-LEAST = 0.05
 # Beyond this a network is not too sure of its names or too little, it has none.
 COLDEST, HOTTEST = 0.1, 10.0
 
@@ -71,15 +70,15 @@ def fit_temperature(
         images: Images that it was not trained on.
         truth: Their true boxes, in the same order.
         conf: Least confidence of the grains that are looked at.
-        seen: Is handed what was found on each image, from a confidence of 0.05, without names: so one pass serves
-            to choose a threshold, too.
+        seen: Is handed what was found on each image, from the confidence of `validate.LOWEST`, without names: so one
+            pass serves to choose a threshold, too.
         **arguments: As `Detector.detect` takes them.
     """
     names = {name: i for i, name in enumerate(detector.classes)}
     untold = Detector(detector.network, detector.metadata, namer=_Untold(detector.classes))
     probabilities, right = [], []
     for image, true in zip(images, truth, strict=True):
-        result = untold.detect(image, conf=conf if seen is None else min(conf, LEAST), **arguments)
+        result = untold.detect(image, conf=conf if seen is None else min(conf, LOWEST), **arguments)
         if seen is not None:
             seen(replace(result, candidates=((),) * len(result)))
             result = result.above(conf)

@@ -15,6 +15,7 @@ from .. import __version__, offline
 from ..data.annotations.yolo import read_classes
 from ..data.training_set import read_training_set
 from ..errors import InputError, UsageError
+from .results import SlideResult
 from .weights import Metadata
 
 __all__ = ["CACHES", "TrainSettings", "known_classes", "train"]
@@ -226,7 +227,7 @@ def _fitted(path: Path, settings: TrainSettings) -> Path:
     device = "cuda" if settings.device.startswith("cuda") else settings.device
     detector = load(path, device=device, runtime="torch")
     images, truth = read_split(settings.data, "val")
-    found: list[Any] = []
+    found: list[SlideResult] = []
     fit = fit_temperature(detector, images, truth, seen=found.append)
     training = {**detector.metadata.training, "counts": how_it_counts(truth, found)}
     return with_temperature(path, path, round(fit.temperature, 3), training=training)

@@ -122,6 +122,7 @@ def score_all(
     sets: dict[str, Any] = {}
     for one in sorted(truths, key=lambda truth: truth.name != choose):
         name, truth = one.name, one.read()
+        true = list(truth.values())
         weights = np.vstack([np.ones((1, len(truth)), int), draws(len(truth), number, seed)])
         grains = sum(map(len, truth.values()))
         sets[name] = {
@@ -133,12 +134,12 @@ def score_all(
             model, _, number_ = run.name.rpartition("-s")
             images, classes = _found(run / f"{name}.json.gz", truth)
             if name == choose:
-                chosen[run.name] = choose_conf(list(truth.values()), images).conf
+                chosen[run.name] = choose_conf(true, images).conf
             if choose and run.name not in chosen:
                 raise InputError(f"{run}: expected what was found on {choose}, to choose a threshold; got {name} alone")
             threshold = chosen.get(run.name, conf)
             scored.setdefault(model, {}).setdefault(number_, {})[name] = _scores(
-                list(truth.values()), images, classes, weights, threshold
+                true, images, classes, weights, threshold
             )
             recipes.setdefault(model, {})[number_] = _recipe(run)
             told(f"{run.name} on {name}")
