@@ -64,6 +64,8 @@ class TrainSettings:
         deterministic: Bitwise repeatable on one machine, and slower.
         cache: Where decoded images stay: `none`, `ram`, or `gpu`, where they are augmented as well, which trains
             small networks several times faster; `host` augments them there and keeps them in main memory.
+        light: How much stain, lamp, focus and noise vary from image to image, times the usual; 0 to 2. Without `cache`
+            `gpu` or `host` it is hue, saturation and brightness that vary more or less.
         degrees: With `cache` `gpu` or `host`, turned by up to so many degrees beside mirroring and quarter turns.
     """
 
@@ -95,6 +97,7 @@ class TrainSettings:
     naming_threshold: float = 0.5
     deterministic: bool = False
     cache: str = "none"
+    light: float = 1.0
     degrees: float = 0.0
 
     def __post_init__(self) -> None:
@@ -114,6 +117,8 @@ class TrainSettings:
         table = [key for key in ("edge", "gate", "backbone", "head", "options") if getattr(self, key)]
         if self.weights is not None and table:
             raise UsageError(f"{', '.join(table)}: weights bring their layer table; leave out one of the two")
+        if not 0 <= self.light <= 2:
+            raise UsageError(f"light: expected 0 to 2, got {self.light}")
         if self.degrees and self.cache not in ("gpu", "host"):
             raise UsageError("degrees: only with cache='gpu' or 'host'")
         self._fill_distilled()
@@ -308,6 +313,7 @@ def _trained(weights: str | Path) -> tuple[Path, Metadata, Any]:
 
 def _arguments(settings: TrainSettings) -> dict[str, Any]:
     from ..data.augment import training_transforms
+    from .feed.light import HSV
 
     device = {"auto": None, "cuda": 0}.get(settings.device, settings.device.removeprefix("cuda:"))
     return {
@@ -339,9 +345,7 @@ def _arguments(settings: TrainSettings) -> dict[str, Any]:
         "flipud": 0.5,
         "scale": 0.4,
         "translate": 0.1,
-        "hsv_h": 0.02,
-        "hsv_s": 0.5,
-        "hsv_v": 0.25,
+        **{name: amount * settings.light for name, amount in HSV.items()},
         "degrees": settings.degrees,
         "mosaic": 0.6,
         "close_mosaic": min(12, max(1, settings.epochs // 6)),

@@ -89,6 +89,13 @@ from ...errors import UsageError
     "on the GPU (host).  [without a value: ram]",
 )
 @click.option(
+    "--light",
+    default=1.0,
+    show_default=True,
+    type=click.FloatRange(min=0, max=2),
+    help="How much stain, lamp, focus and noise vary from image to image, times the usual.",
+)
+@click.option(
     "--degrees",
     default=0.0,
     show_default=True,

@@ -193,6 +193,19 @@ def test_weight_decay_is_of_weights_alone(scenes, tmp_path):
         assert decays[id(parameter)] == (0.03 if parameter.ndim > 1 else 0.0), name
 
 
+def test_how_much_light_varies_reaches_the_loader(scenes, tmp_path):
+    from palyno.vision.feed.light import Light
+    from palyno.vision.models.trainer import PollenTrainer, PollenYOLO
+
+    settings = TrainSettings(scenes / "data.yaml", tmp_path, device="cpu", batch=3, cache="host", light=1.5)
+    trainer = PollenTrainer(overrides=_arguments(settings) | {"model": "hieraedge-n.yaml"})
+    trainer.model = PollenYOLO("hieraedge-n").model
+    loader = trainer.get_dataloader(trainer.data["train"], 3)
+    assert vars(loader.light) == pytest.approx(vars(Light().times(1.5)))
+    with pytest.raises(UsageError, match="light: expected 0 to 2, got 3"):
+        TrainSettings(scenes / "data.yaml", tmp_path, light=3)
+
+
 def test_what_is_resumed_is_the_run_that_was_begun(run):
     settings, _ = run
     again = _as_begun(TrainSettings(settings.data, settings.out, device="cpu"))

@@ -6,17 +6,19 @@ the light that came through, is multiplied by a matrix near the identity and sca
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 import torch
 import torch.nn.functional as F
 
-__all__ = ["Light", "vary"]
+__all__ = ["HSV", "Light", "vary"]
 
+# What ultralytics does to hue, saturation and value where it augments.
+HSV = {"hsv_h": 0.02, "hsv_s": 0.5, "hsv_v": 0.25}
 _GREY = (0.299, 0.587, 0.114)
 # No light at all would be an infinite density.
 _DARKEST = 2 / 255
-_BLUR_REACH = 5
+_BLUR_REACH = 9
 
 
 @dataclass(frozen=True)
@@ -41,6 +43,10 @@ class Light:
     grey: float = 0.05
     blur: float = 1.5
     noise: float = 0.04
+
+    def times(self, factor: float) -> Light:
+        """All of it so many times as strong, and as often without colour."""
+        return Light(**{each.name: getattr(self, each.name) * factor for each in fields(self)})
 
 
 def vary(images: torch.Tensor, light: Light, generator: torch.Generator) -> torch.Tensor:

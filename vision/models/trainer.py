@@ -18,7 +18,7 @@ from ... import offline
 from ...data.atomic import write_text
 from ...data.training_set import training_document
 from ..feed.geometry import Spread
-from ..feed.light import Light
+from ..feed.light import HSV, Light
 from ..feed.loader import DeviceLoader
 from ..weights import load_weights
 from .detection import PollenModel, assemble
@@ -114,7 +114,8 @@ class PollenTrainer(DetectionTrainer):
                 degrees=args.degrees,
                 mosaic=args.mosaic,
             ),
-            light=Light(),
+            # ultralytics knows no such argument; its own hue tells how much was asked for.
+            light=Light().times(args.hsv_h / HSV["hsv_h"]),
             seed=args.seed,
             rank=max(rank, 0),
             world=max(self.world_size, 1),

@@ -40,9 +40,18 @@ def test_grey_images_have_one_channel():
 def test_blur_is_that_of_torchvision():
     from torchvision.transforms.functional import gaussian_blur
 
-    x, sigmas = images(3), torch.tensor([0.4, 0.9, 1.5])
+    x, sigmas = images(3), torch.tensor([0.4, 1.5, 3.0])
     for y, source, sigma in zip(_blur(x, sigmas), x, sigmas.tolist(), strict=True):
-        torch.testing.assert_close(y, gaussian_blur(source, [11, 11], [sigma, sigma]), atol=1e-5, rtol=0)
+        torch.testing.assert_close(y, gaussian_blur(source, [19, 19], [sigma, sigma]), atol=1e-5, rtol=0)
+
+
+def test_light_can_vary_more_less_or_not_at_all():
+    x = images(64)
+    change = [(vary(x, Light(noise=0).times(factor), generator()) - x).abs().mean().item() for factor in (0, 0.5, 1, 2)]
+    assert change[0] < 1e-6
+    assert change == sorted(change)
+    assert Light().times(1) == Light()
+    assert Light().times(2).grey == 2 * Light().grey
 
 
 def test_all_of_it_stays_in_range_and_can_be_repeated():
