@@ -12,6 +12,7 @@ from PIL import Image, ImageDraw
 
 from ..data.palette import RGB, colours
 from ..data.slides import Slide, slide_from
+from ..data.taxa import counted_as
 from ..errors import SlideError
 from ..vision.results import SlideResult
 from .legend import MOST_WITH_PICTURES, Legend, font
@@ -51,7 +52,7 @@ def draw(
     with nullcontext(source) if isinstance(source, Slide) else slide_from(source, name=result.slide) as slide:
         scale = min(1.0, max_side / max(slide.width, slide.height))
         picture = _reduced(slide, scale)
-        pictures = _examples(result, slide) if len(set(result.taxa)) <= MOST_WITH_PICTURES else {}
+        pictures = _examples(result, slide) if len(set(map(counted_as, result.taxa))) <= MOST_WITH_PICTURES else {}
     em = min(max(round(max(picture.size) / 84), 13), 30)
     _shade_unread(picture, result, scale)
     picture = _outlined(picture, result, scale, palette)
@@ -94,19 +95,20 @@ def _reduced(slide: Slide, scale: float) -> Image.Image:
 
 
 def _examples(result: SlideResult, slide: Slide) -> dict[str, Image.Image]:
-    """The most confident grain of each taxon, cut out square."""
+    """The most confident grain of each taxon that is counted, cut out square."""
     found: dict[str, Image.Image] = {}
     inside = [i for i in range(len(result)) if "edge" not in result.grain_flags[i]]
     rest = [i for i in range(len(result)) if "edge" in result.grain_flags[i]]
     for i in sorted(inside, key=lambda i: -result.confidence[i]) + rest:
-        if result.taxa[i] in found:
+        taxon = counted_as(result.taxa[i])
+        if taxon in found:
             continue
         x1, y1, x2, y2 = (float(v) for v in result.boxes[i])
         side = min(int(1.2 * max(x2 - x1, y2 - y1)) + 2, slide.width, slide.height)
         x = min(max(int((x1 + x2 - side) / 2), 0), slide.width - side)
         y = min(max(int((y1 + y2 - side) / 2), 0), slide.height - side)
         try:
-            found[result.taxa[i]] = Image.fromarray(slide.read(x, y, side, side)).resize((256, 256))
+            found[taxon] = Image.fromarray(slide.read(x, y, side, side)).resize((256, 256))
         except SlideError:
             continue
     return found

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from .. import __version__
 from ..data.counts import Tally, tally
+from ..data.taxa import counted_as
 
 if TYPE_CHECKING:
     from ..vision.detector import Detector
@@ -44,7 +45,7 @@ class SlideReport:
         width: Pixels of the full-resolution level.
         height: Pixels of the full-resolution level.
         grains: Grains found.
-        taxa: Grains per taxon.
+        taxa: Grains per taxon, named as in `grains.csv`.
         fraction_read: Share of the area that was read, in [0, 1].
         flags: Warnings, such as `saturated`.
         notes: What was decided in reading the file, such as which plane of a focus stack was taken.
@@ -140,10 +141,11 @@ class RunReport:
         return 3 if any(slide.reason and slide.status != "skipped" for slide in self.slides) else 0
 
     def counts(self, level: float = 0.95) -> list[Tally]:
-        """Grains per taxon over all slides, with intervals."""
+        """Grains per taxon over all slides, with intervals; names that mean the same are one taxon."""
         pooled: Counter[str] = Counter()
         for slide in self.read:
-            pooled.update(slide.taxa)
+            for taxon, n in slide.taxa.items():
+                pooled[counted_as(taxon)] += n
         return tally(pooled.elements(), level=level)
 
     def document(self) -> dict[str, Any]:

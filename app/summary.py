@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 
+from ..data.taxa import counted_as
 from .report import RunReport, SlideReport
 
 if TYPE_CHECKING:
@@ -113,7 +114,7 @@ def _slides(slides: Sequence[SlideReport]) -> Table:
     warnings = (("read", "right"), ("flags", "left")) if warned else ()
     table = _table("", ("slide", "left"), ("grains", "right"), ("taxa", "right"), *warnings)
     for slide in slides[:_MOST_SLIDES]:
-        row = [Text(slide.slide), Text(str(slide.grains)), Text(str(len(slide.taxa)))]
+        row = [Text(slide.slide), Text(str(slide.grains)), Text(str(len(set(map(counted_as, slide.taxa)))))]
         if warned:
             row += [Text(f"{100 * (slide.fraction_read or 0):.1f} %"), Text(" ".join(slide.flags), "yellow")]
         table.add_row(*row)

@@ -83,7 +83,8 @@ def wilson(x: float, n: float, level: float = 0.95, *, z: float | None = None) -
 def tally(names: Iterable[str], level: float = 0.95, taxa: Iterable[str] | None = None) -> list[Tally]:
     """Counts grains per taxon.
 
-    `unknown` and `indeterminable` are taxa like any other: they have rows and are part of the sum.
+    `unknown` and `indeterminable` are taxa like any other: they have rows and are part of the sum. Names are counted as
+    they come; see `taxa.counted_as` for those that mean the same.
 
     Args:
         names: One name a grain.

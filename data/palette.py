@@ -6,6 +6,8 @@ import math
 from collections.abc import Iterable
 from hashlib import sha256
 
+from .taxa import counted_as
+
 __all__ = ["RGB", "colours"]
 
 RGB = tuple[int, int, int]
@@ -34,12 +36,19 @@ def colours(taxa: Iterable[str]) -> dict[str, RGB]:
         taxa: Names, in any order.
 
     Returns:
-        Red, green, blue in 0 to 255 by name. The first eight taxa take the place that their name's hash asks for,
-        or the next free one; further ones follow in order, from the thirteenth on by the golden angle round the hues.
+        Red, green, blue in 0 to 255 by name, and by the name under which it is counted: names that are counted as one
+        have one colour. The first eight taxa take the place that their name's hash asks for, or the next free one;
+        further ones follow in order, from the thirteenth on by the golden angle round the hues.
     """
+    names = set(taxa)
+    chosen = _chosen({counted_as(name) for name in names})
+    return chosen | {name: chosen[counted_as(name)] for name in sorted(names)}
+
+
+def _chosen(taxa: Iterable[str]) -> dict[str, RGB]:
     chosen: dict[str, RGB] = {}
     free, further = dict(enumerate(_FIRST)), 0
-    for name in sorted(set(taxa)):
+    for name in sorted(taxa):
         if name in _GREY:
             chosen[name] = _GREY[name]
         elif free:

@@ -2,7 +2,11 @@
 
 The table `taxa.csv` gives the taxon behind each label of the reference collections, spelled right, and its place. A
 name that is not in it is left exactly as it is written: a suffix such as `-type`, `cf.`, `undiff.` or `Poaceae >40 um`
-says what was seen under the microscope and is never stripped to make a match.
+says what was seen under the microscope and is never stripped to make a match. A pollen type is a set of properties and
+not a plant taxon (Joosten and de Klerk 2002, *Review of Palaeobotany and Palynology* 122:29).
+
+Names are made one only where grains are counted, by `counted_as`: `Poaceae sp.` says no more than `Poaceae` does. What
+a grain was called stays as it was written in every row of its own.
 """
 
 from __future__ import annotations
@@ -16,11 +20,25 @@ from importlib.resources import files
 
 from ..errors import UsageError
 
-__all__ = ["INDETERMINABLE", "RANKS", "UNKNOWN", "Lineage", "lineage", "members", "roll_up", "taxon_of"]
+__all__ = [
+    "INDETERMINABLE",
+    "RANKS",
+    "UNKNOWN",
+    "Lineage",
+    "counted_as",
+    "lineage",
+    "members",
+    "roll_up",
+    "spellings",
+    "taxon_of",
+]
 
 RANKS = ("genus", "family", "order")
 UNKNOWN = "unknown"
 INDETERMINABLE = "indeterminable"
+
+# What is written behind a genus or family of which a species, or several, are meant and not named.
+_NOT_NAMED = ("sp.", "spp.", "spec.", "sp", "spp", "spec")
 
 
 @dataclass(frozen=True)
@@ -81,6 +99,38 @@ def roll_up(name: str, rank: str) -> str:
     """
     _check(rank)
     return getattr(lineage(name), rank) or name
+
+
+def counted_as(name: str) -> str:
+    """The name under which a grain is counted: `Poaceae` for `Poaceae sp.`, which claims the same.
+
+    Behind one word, `sp.`, `spp.` and `spec.` say that the species is not named. Names that say anything else are taxa
+    of their own: `Poaceae-type` and `Poaceae undiff.`, `cf. Poaceae`, `Betula sp. 2`, `Betula cf. nana`.
+
+    Args:
+        name: A taxon as it is written, in the table of taxa or not.
+
+    Returns:
+        The name in Unicode's composed form, so that an accent does not part what looks the same.
+
+    Example:
+        >>> counted_as("Poaceae sp."), counted_as("Poaceae-type"), counted_as("cf. Poaceae")
+        ('Poaceae', 'Poaceae-type', 'cf. Poaceae')
+    """
+    name = _key(name)
+    taxon, _, behind = name.partition(" ")
+    return taxon if behind in _NOT_NAMED and _is_one_word(taxon) else name
+
+
+def spellings(name: str) -> tuple[str, ...]:
+    """All names that are counted as this one is, that of the count first: `Poaceae`, `Poaceae sp.`, `Poaceae spp.`."""
+    taxon = counted_as(name)
+    return (taxon, *(f"{taxon} {behind}" for behind in _NOT_NAMED)) if _is_one_word(taxon) else (taxon,)
+
+
+def _is_one_word(name: str) -> bool:
+    """Whether a name is written as those of genera and families are."""
+    return name.isalpha() and name == name.capitalize()
 
 
 def members(classes: Sequence[str], rank: str) -> dict[str, list[int]]:

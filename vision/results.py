@@ -225,17 +225,18 @@ class SlideResult:
         """Grains per taxon with Wilson intervals.
 
         Args:
-            rank: Roll names up to `genus` or `family`; None keeps the names as found.
+            rank: Roll names up to `genus` or `family`; None keeps the names as found, but for those that mean the same
+                (`Poaceae sp.` and `Poaceae`): see `data.taxa.counted_as`.
             level: Confidence level of the intervals.
 
         Returns:
             One `Tally` a taxon, most frequent first.
         """
         from ..data.counts import tally
-        from ..data.taxa import roll_up
+        from ..data.taxa import counted_as, roll_up
 
         names = self.taxa if rank is None else [roll_up(name, rank) for name in self.taxa]
-        return tally(names, level=level)
+        return tally(map(counted_as, names), level=level)
 
     def to_annotations(self) -> LabelledImage:
         """The boxes as a `LabelledImage`, which every annotation writer takes."""

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from ...errors import AnnotationError
 from ..atomic import replacing
-from ..counts import Tally, tally
+from ..counts import Tally
 from . import LabelledImage
 from .reading import Row, box, expecting, labelled, read_text
 
@@ -143,7 +143,7 @@ def open_counts(
         A function that adds the counts of a slide.
     """
     with _table(path, COUNT_COLUMNS, overwrite) as add:
-        yield lambda result: add(count_rows(result.slide, tally(result.taxa, level=level), level=level))
+        yield lambda result: add(count_rows(result.slide, result.counts(level=level), level=level))
 
 
 def write_grains(results: Iterable[SlideResult], path: str | Path, *, overwrite: bool = False) -> Path:

@@ -15,16 +15,20 @@ r"""The filters of a collection: a little language that is parsed here and never
     value      = number | 'text' ('' stands for one quote) | true | false
 
 What is not known matches no comparison, not even a negated one; ask for it with `is null`. `like` takes a to z and A to
-Z as equal. Every value reaches the database as a parameter, and every name is one of a list.
+Z as equal. For `=`, `!=` and `in` a taxon is what it is counted as: `taxon = 'Poaceae'` finds `Poaceae sp.`, too, and
+`taxon like 'Poaceae'` only what is written so. Every value reaches the database as a parameter, and every name is one
+of a list.
 """
 
 from __future__ import annotations
 
+import json
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from ...data.taxa import spellings
 from ...errors import UsageError
 from .record import NUMBERS, TEXTS, nfc
 
@@ -99,6 +103,7 @@ def _equal(columns: Mapping[str, Any]) -> Condition:
     """Columns that must have a value, or one of several."""
     parts: list[str] = []
     values: list[Any] = []
+    total = 0
     for name, wanted in columns.items():
         sql, kind, path = _column(name, f"where: {name!r}")
         options = list(wanted) if isinstance(wanted, list | tuple | set | frozenset) else [wanted]
@@ -107,14 +112,27 @@ def _equal(columns: Mapping[str, Any]) -> Condition:
                 kind != "any" and isinstance(option, str) != (kind == "text")
             ):
                 raise UsageError(f"where: {name}: expected {_KINDS[kind]}, got {option!r}")
+        total += len(path) + len(options)
         if not options:
             parts.append("0")
-            continue
-        parts.append(f"{sql} in ({', '.join('?' * len(options))})")
-        values += [*path, *(nfc(option) if isinstance(option, str) else option for option in options)]
-    if len(values) > _MOST_VALUES:
-        raise UsageError(f"where: expected at most {_MOST_VALUES:,} values, got {len(values):,}")
+        elif sql == "taxon":
+            parts.append(f"taxon {_ONE_OF_TAXA}")
+            values.append(_written(options))
+        else:
+            parts.append(f"{sql} in ({', '.join('?' * len(options))})")
+            values += [*path, *(nfc(option) if isinstance(option, str) else option for option in options)]
+    if total > _MOST_VALUES:
+        raise UsageError(f"where: expected at most {_MOST_VALUES:,} values, got {total:,}")
     return Condition(" and ".join(parts) or "1", tuple(values))
+
+
+# All spellings as one value: of each name there are several, and a statement takes only so many values.
+_ONE_OF_TAXA = "in (select value from json_each(?))"
+
+
+def _written(taxa: Iterable[str]) -> str:
+    """All that is counted as one of some taxa, for `_ONE_OF_TAXA`."""
+    return json.dumps(list(dict.fromkeys(one for taxon in taxa for one in spellings(taxon))))
 
 
 _KINDS = {"text": "text", "number": "a number", "any": "text or a number"}
@@ -212,11 +230,11 @@ class _Parser:
             return f"{column} {no}like {self._value('text')} escape '\\'"
         if self._take_word("in"):
             self._expect("(")
-            options = [self._value(kind)]
+            first, options = len(self.values), [self._value(kind)]
             while self._take_sign(","):
                 options.append(self._value(kind))
             self._expect(")")
-            return f"{column} {no}in ({', '.join(options)})"
+            return self._taxa(first, no) if column == "taxon" else f"{column} {no}in ({', '.join(options)})"
         if self._take_word("between"):
             low = self._value(kind)
             if not self._take_word("and"):
@@ -226,7 +244,15 @@ class _Parser:
         if no or sign.kind != "sign" or sign.text not in _COMPARISONS:
             self._fail("like, in or between" if no else "a comparison such as = or like")
         self.next += 1
-        return f"{column} {_COMPARISONS[sign.text]} {self._value(kind)}"
+        how, value = _COMPARISONS[sign.text], self._value(kind)
+        if column == "taxon" and how in ("=", "!="):
+            return self._taxa(-1, "not " if how == "!=" else "")
+        return f"{column} {how} {value}"
+
+    def _taxa(self, first: int, no: str) -> str:
+        """The values from a place on, which are taxa, with all that is counted as one of them."""
+        self.values[first:] = [_written(map(str, self.values[first:]))]
+        return f"taxon {no}{_ONE_OF_TAXA}"
 
     def _value(self, kind: str) -> str:
         token = self.tokens[self.next]

@@ -60,6 +60,14 @@ def test_every_grain_is_outlined_in_the_colour_of_its_taxon():
         assert (middle == 230).all()
 
 
+def test_names_that_are_counted_as_one_share_a_row_of_the_legend_and_keep_their_own_at_the_grains(texts):
+    boxes = [[100, 100, 140, 140], [300, 200, 340, 240], [500, 400, 530, 430]]
+    draw(found(boxes, ["Serjania sp.", "Serjania", "Serjania sp."]), ground())
+    assert {"3", "grains", "1 taxon, shares with 95 % limits", "Serjania"} <= set(texts)
+    assert "Serjania sp." not in texts
+    assert {"Serjania sp. 0.95", "Serjania 0.62", "Serjania sp. 0.30"} <= set(texts)
+
+
 def test_names_are_written_at_the_grains_only_while_there_is_room(texts):
     one = found([[200, 200, 240, 240]], ["Betula"])
     draw(one, ground())

@@ -30,6 +30,13 @@ def test_a_share_is_shown_with_its_interval():
     assert "300 grains on a.png" in text
 
 
+def test_names_that_are_counted_as_one_have_a_row_over_all_slides():
+    text = told([read("a.png", {"Poaceae sp.": 3, "Poaceae": 4, "cf. Poaceae": 1}), read("b.png", {"Poaceae": 2})])
+    rows = [line.split() for line in text.splitlines()]
+    assert ["Poaceae", "9"] in [row[:2] for row in rows] and "Poaceae sp." not in text
+    assert ["a.png", "8", "2"] in rows and ["b.png", "2", "1"] in rows
+
+
 def test_many_slides_and_taxa_stay_on_one_screen():
     taxa = {f"Taxon {i}": i + 1 for i in range(60)}
     text = told([read(f"{i}.png", taxa) for i in range(500)])

@@ -15,6 +15,13 @@ def test_colours_differ_within_a_set_and_keep_to_the_name():
     assert colours(["unknown"])["unknown"] == colours([*many, "unknown"])["unknown"]
 
 
+def test_names_that_are_counted_as_one_have_one_colour():
+    palette = colours(["Poaceae sp.", "Poaceae-type", "Zea mays"])
+    assert palette["Poaceae sp."] == palette["Poaceae"] != palette["Poaceae-type"]
+    assert colours(["Poaceae"]).items() <= palette.items()
+    assert len(set(palette.values())) == 3
+
+
 def test_eight_taxa_differ_also_for_colour_blind_eyes():
     """Distances in CIELAB after the dichromat simulations of Viénot, Brettel and Mollon (1999)."""
     import cv2

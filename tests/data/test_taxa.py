@@ -6,7 +6,7 @@ from importlib.resources import files
 
 import pytest
 from palyno.data import taxa
-from palyno.data.taxa import Lineage, lineage, members, roll_up, taxon_of
+from palyno.data.taxa import Lineage, counted_as, lineage, members, roll_up, spellings, taxon_of
 from palyno.errors import UsageError
 
 ROWS = list(csv.DictReader(files("palyno.data").joinpath("taxa.csv").read_text(encoding="utf-8").splitlines()))
@@ -120,6 +120,58 @@ def test_composed_and_decomposed_accents_match(monkeypatch):
         assert roll_up(unicodedata.normalize("NFD", "Isoëtes"), "family") == "Isoetaceae"
     finally:
         taxa._names.cache_clear()
+
+
+@pytest.mark.parametrize(
+    ("written", "counted"),
+    [
+        ("Poaceae sp.", "Poaceae"),
+        ("Poaceae spp.", "Poaceae"),
+        ("Salix spec.", "Salix"),
+        ("Quercus sp", "Quercus"),
+        ("Isoe\u0308tes sp.", "Iso\u00ebtes"),
+        ("Isoe\u0308tes", "Iso\u00ebtes"),
+        ("Poaceae", "Poaceae"),
+        # What follows says more than that no species is named.
+        ("Poaceae-type", "Poaceae-type"),
+        ("Poaceae type", "Poaceae type"),
+        ("Poaceae-type sp.", "Poaceae-type sp."),
+        ("cf. Poaceae", "cf. Poaceae"),
+        ("cf. Poaceae sp.", "cf. Poaceae sp."),
+        ("Poaceae cf.", "Poaceae cf."),
+        ("Poaceae undiff.", "Poaceae undiff."),
+        ("Poaceae >40 um", "Poaceae >40 um"),
+        ("Betula sp. 2", "Betula sp. 2"),
+        ("Betula sp. nov.", "Betula sp. nov."),
+        ("Betula nana", "Betula nana"),
+        ("Betula nana subsp.", "Betula nana subsp."),
+        ("× Triticosecale sp.", "× Triticosecale sp."),
+        ("unknown", "unknown"),
+        ("indeterminable", "indeterminable"),
+        ("unknown sp.", "unknown sp."),
+        ("poaceae_sp", "poaceae_sp"),
+        ("sp.", "sp."),
+        ("", ""),
+    ],
+)
+def test_only_a_species_that_is_not_named_counts_with_its_genus_or_family(written, counted):
+    assert counted_as(written) == counted
+    assert counted_as(counted) == counted
+    assert spellings(written)[0] == counted
+
+
+def test_spellings_are_the_names_that_are_counted_as_one():
+    named = ["Poaceae", "Poaceae sp.", "Poaceae sp", "Poaceae spp.", "Poaceae spp", "Poaceae spec.", "Poaceae spec"]
+    for name in named:
+        assert sorted(spellings(name)) == sorted(named)
+        assert {counted_as(one) for one in spellings(name)} == {"Poaceae"}
+    for name in ("Poaceae-type", "cf. Poaceae", "Zea mays", "unknown", "× Triticosecale sp."):
+        assert spellings(name) == (name,)
+
+
+def test_a_name_that_counts_as_another_has_the_place_of_it():
+    for row in ROWS:
+        assert lineage(counted_as(row["taxon"])) == lineage(row["taxon"])
 
 
 def test_the_table_is_consistent():

@@ -25,6 +25,7 @@ from palyno.data.annotations.csv import (
 )
 from palyno.data.annotations.parquet import read_parquet, write_parquet
 from palyno.errors import AnnotationError, UsageError
+from palyno.vision.results import Provenance, SlideResult
 
 
 def sizes(results):
@@ -96,6 +97,20 @@ def test_pandas_reads_the_same_grains_from_all(results, tmp_path):
         assert list(frame.grain_id) == [i for result in results for i in result.grain_ids]
         assert frame.width_um.isna().sum() == 3
     assert list(from_parquet.taxon) == [taxon for result in results for taxon in result.taxa]
+
+
+def test_names_are_made_one_in_the_counts_and_stay_as_written_in_every_row_of_a_grain(tmp_path):
+    written = ("Poaceae sp.", "Poaceae", "cf. Poaceae", "Poaceae-type", "Poaceae", "Zea mays")
+    made = Provenance("hieraedge-n", "ab" * 32, "0.1.0", {})
+    result = SlideResult("a.tif", 99, 99, np.tile([1, 1, 9, 9], (6, 1)), [0.9] * 6, written, made)
+    counted = [("Poaceae", 3), ("Poaceae-type", 1), ("Zea mays", 1), ("cf. Poaceae", 1)]
+    assert [(row.taxon, row.n) for row in result.counts()] == counted
+    (rows,) = read_counts(write_counts([result], tmp_path / "c.csv")).values()
+    assert [(row.taxon, row.n) for row in rows] == counted
+    # At the rank of a genus a family is named by itself, as at any other.
+    assert ("Poaceae", 3) in [(row.taxon, row.n) for row in result.counts(rank="genus")]
+    assert tuple(row["taxon"] for row in read_grains(write_grains([result], tmp_path / "g.csv"))) == written
+    assert tuple(read_parquet(write_parquet([result], tmp_path / "g.parquet"))[0].labels) == written
 
 
 def test_counts_are_read_back(results, tmp_path):

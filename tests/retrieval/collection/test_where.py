@@ -72,6 +72,29 @@ def test_finds_what_it_says(collection, where, found):
     assert collection.count(where) == len(found)
 
 
+def test_a_taxon_is_found_under_every_name_that_is_counted_as_it_and_kept_as_written(tmp_path):
+    written = ("Poaceae", "Poaceae sp.", "Poaceae-type", "cf. Poaceae", "Zea mays", "Poaceae spp.", None, "unknown")
+    with Collection.create(tmp_path / "c") as made:
+        made.add([Record(kind="grain", taxon=taxon) for taxon in written], None)
+        for where, found in (
+            ("taxon = 'Poaceae'", [1, 2, 6]),
+            ("taxon = 'Poaceae sp.'", [1, 2, 6]),
+            ("taxon != 'Poaceae sp.'", [3, 4, 5, 8]),
+            ("not taxon in ('Poaceae', 'unknown')", [3, 4, 5]),
+            ("taxon not in ('Poaceae spp.', 'unknown')", [3, 4, 5]),
+            ("taxon in ('Zea mays', 'Poaceae') and id > 1", [2, 5, 6]),
+            ("taxon = 'Poaceae-type' or taxon = 'cf. Poaceae'", [3, 4]),
+            ("taxon like 'Poaceae sp.'", [2]),
+            ("taxon like 'Poaceae' or taxon is null", [1, 7]),
+            ("text = 'Poaceae' or extra.taxon = 'Poaceae'", []),
+            ({"taxon": "Poaceae spp."}, [1, 2, 6]),
+            ({"taxon": ["cf. Poaceae", "unknown"], "kind": "grain"}, [4, 8]),
+        ):
+            assert [i for i, _ in made.records(where)] == found, where
+        assert [record.taxon for _, record in made.records()] == list(written)
+        assert made.count({"taxon": [f"Genus{chr(97 + i // 26 % 26)}{chr(97 + i % 26)}" for i in range(10_000)]}) == 0
+
+
 @pytest.mark.parametrize("form", ["Su\u0308ßkirsche", "Süßkirsche", "S\u00fcßkirsche"])
 def test_any_unicode_form_of_a_name_finds_it(collection, form):
     for where in (f"taxon = '{form}'", {"taxon": form}, f"taxon like '{form[:3]}%'", f"taxon in ('{form}')"):
