@@ -229,21 +229,33 @@ def snapshot(collection: Path, target: Path, as_json: bool) -> None:
 @click.option(
     "--threshold", default=0.98, show_default=True, type=shared.Finite(0, 1, min_open=True), help="Least cosine."
 )
-@click.option("--space", metavar="ENCODER_ID", help="Where to compare; needed where there are several.")
+@click.option(
+    "--space", metavar="ENCODER_ID", help="Where to compare, as palyno index info names it; the fullest if left out."
+)
 @where
 @shared.as_json
 def duplicates(collection: Path, threshold: float, space: str | None, where: str | None, as_json: bool) -> None:
-    """List pairs of records that are nearly the same."""
+    """List pairs of grains that are nearly the same.
+
+    Texts are compared where --where leaves no grain, such as "kind = 'text'".
+    """
     with _opened(collection) as opened:
-        pairs = opened.near_duplicates(threshold, encoder=space, where=where)
-        told = {i: opened.get(i) for pair in pairs[:_MOST] for i in (pair.first, pair.second)}
+        found = opened.duplicates(threshold, encoder=space, where=where)
+        told = {i: opened.get(i) for pair in found.pairs[:_MOST] for i in (pair.first, pair.second)}
     if as_json:
-        click.echo(json.dumps({"pairs": [vars(pair) for pair in pairs]}))
+        click.echo(json.dumps({**vars(found), "pairs": [vars(pair) for pair in found.pairs]}))
         return
-    for pair in pairs[:_MOST]:
+    for pair in found.pairs[:_MOST]:
         names = (f"{i} ({told[i].taxon or told[i].kind}, {told[i].slide})" for i in (pair.first, pair.second))
         click.echo(f"{pair.score:.4f}  {'  '.join(names)}{'  on one slide' if pair.same_slide else ''}")
-    click.echo(f"{len(pairs)} pairs" + (f", {_MOST} shown; --json lists all" if len(pairs) > _MOST else ""), err=True)
+    n = len(found.pairs)
+    shown = f", {_MOST} shown; --json lists all" if n > _MOST else ""
+    among = f" among {_number(found.compared, found.kind)} in {found.encoder_id}" if found.encoder_id else ""
+    click.echo(f"{_number(n, 'pair')}{among}{shown}", err=True)
+    if found.encoder_id is None:
+        click.echo("nothing that passes has a vector to compare", err=True)
+    elif found.left_out:
+        click.echo(f"{_number(found.left_out, found.kind)} without a vector there not compared", err=True)
 
 
 @contextlib.contextmanager
@@ -314,6 +326,10 @@ def _tell_reports(collection: Collection, reports: Sequence[SourceReport], quiet
             left = f", {len(report.skipped):,} left out" if report.skipped else ""
             click.echo(f"{report.source}: {report.added:,} added{known}{by_words}{left}", err=True)
         click.echo(f"{collection.path}: {len(collection):,} records", err=True)
+
+
+def _number(n: int, what: str) -> str:
+    return f"{n:,} {what}{'' if n == 1 else 's'}"
 
 
 def _tell(document: dict[str, Any], as_json: bool, line: str) -> None:

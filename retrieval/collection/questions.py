@@ -16,7 +16,7 @@ from ..encoders import Encoder
 from ..glossary import Glossary
 from ..hybrid import DEPTH, combine, readable
 from .answers import hits_by_vectors, hits_in_texts, read_as
-from .duplicates import near_duplicates
+from .duplicates import Duplicates, find_duplicates
 from .generation import Generation
 from .query import ask, check_encoder, check_query, fitting_encoders, is_vector, pick
 from .record import KINDS, Hit, Kind, Pair, Record
@@ -115,26 +115,31 @@ class Questions:
     def near_duplicates(
         self, threshold: float = 0.98, *, encoder: Encoder | str | None = None, where: Where = None
     ) -> list[Pair]:
-        """Pairs of records whose vectors are nearly the same, the most alike first.
+        """Pairs of records whose vectors are nearly the same, the most alike first; see `duplicates`."""
+        return list(self.duplicates(threshold, encoder=encoder, where=where).pairs)
 
-        In a space of pictures that has texts, too, only grains are compared.
+    def duplicates(
+        self, threshold: float = 0.98, *, encoder: Encoder | str | None = None, where: Where = None
+    ) -> Duplicates:
+        """Pairs of records whose vectors are nearly the same, and what was compared to find them.
+
+        Grains are compared; texts only where no grain passes.
 
         Args:
             threshold: Least cosine.
-            encoder: The space; None where there is only one.
+            encoder: The space; None takes the one in which the most of what passes has a vector.
             where: Only records that pass this filter.
 
         Raises:
-            UsageError: The threshold is not above 0 and at most 1, or it is not said which space.
+            UsageError: The threshold is not above 0 and at most 1, or it must be said which space.
+            RejectedModelError: The encoder is none of the collection's.
         """
         with self._turn:
-            space = self._space(encoder)
-            ids, condition = space.backend.ids(), parse(where)
-            if all(self._any(kind, parse(None), space) for kind in KINDS):
-                condition = condition.and_kind("grain")
-            if not condition.passes_all:
-                ids = np.intersect1d(ids, self._generation.records.ids(condition))
-            return near_duplicates(space.backend, ids, threshold, self._generation.records)
+            spaces = self._generation.spaces
+            if encoder is not None:
+                space = self._space(encoder)
+                spaces = {space.entry.encoder_id: space}
+            return find_duplicates(spaces, parse(where), threshold, self._generation.records)
 
     def get(self, record_id: int) -> Record:
         """A record.

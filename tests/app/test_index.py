@@ -10,7 +10,7 @@ from palyno.app import collecting
 from palyno.app.cli import cli
 from palyno.data.annotations.csv import read_grains
 from palyno.data.slides import open_slide
-from palyno.retrieval.collection import Collection, query
+from palyno.retrieval.collection import Collection, Record, query
 from PIL import Image
 
 
@@ -221,6 +221,22 @@ def test_housekeeping(built, tmp_path):
     pairs = run("index", "duplicates", built, "--threshold", 0.000001, "--json")["pairs"]
     assert [pair["score"] for pair in pairs] == sorted((pair["score"] for pair in pairs), reverse=True)
     run("index", "duplicates", built, "--threshold", 0, code=2)
+
+
+def test_duplicates_are_those_of_grains_where_there_are_texts_too(built, tmp_path):
+    (tmp_path / "t.txt").write_text("Betula.\n\nBetula, too.\n")
+    grains = run("index", "info", built, "--json")["kinds"]["grain"]
+    run("index", "add", built, tmp_path / "t.txt")
+    told = run("index", "duplicates", built, "--threshold", 0.9, "--json")
+    assert (told["encoder_id"], told["kind"], told["compared"]) == ("image thumbnails", "grain", grains)
+    among = f" among {grains} grains in image thumbnails"
+    assert f"0 pairs{among}\n" in run("index", "duplicates", built, "--threshold", 1)
+    texts = run("index", "duplicates", built, "--threshold", 0.5, "--where", "kind = 'text'")
+    assert "(text, t.txt)" in texts and "\n1 pair among 2 texts in text thumbnails\n" in texts
+    assert "nothing that passes has a vector" in run("index", "duplicates", built, "--where", "taxon = 'Pinus'")
+    with Collection.open(built) as collection:
+        collection.add([Record(kind="grain", slide="later.png")], None)
+    assert "\n1 grain without a vector there not compared\n" in run("index", "duplicates", built)
 
 
 def test_damage_is_refused_by_name_with_code_5(built, tmp_path):

@@ -139,8 +139,8 @@ def test_with_two_spaces_it_must_be_said_which(collection):
         with pytest.raises(UsageError, match=r"say which space.*others, third"):
             both.search("green", kind="text")
         assert [hit.encoder_id for hit in both.search("green", encoder="third")] == ["third"]
-        with pytest.raises(UsageError, match=r"say which space is meant: colours, others, third"):
-            both.near_duplicates()
+        with pytest.raises(UsageError, match=r"which space is meant, as several hold the most texts, 1: others, third"):
+            both.near_duplicates(where="kind = 'text'")
         assert both.near_duplicates(0.9, encoder="others") == []
     with Collection.open(collection.path) as none:
         with pytest.raises(RejectedModelError, match=r"expected grains with vectors.*at hand none"):
@@ -305,6 +305,31 @@ def test_texts_that_were_encoded_for_pictures_are_no_duplicates(collection):
     assert collection.near_duplicates(0.999) == []
     collection.add([Record(kind="grain")], Colours("image"), items=[picture(0, 99, 0)])
     assert [(pair.first, pair.second) for pair in collection.near_duplicates(0.999)] == [(3, 7)]
+
+
+def test_duplicates_are_looked_for_among_grains_where_most_of_them_have_a_vector(collection):
+    texts = collection.add([Record(kind="text", text="green")] * 2, Colours("text", "sentences"))
+    found = collection.duplicates(0.8)
+    assert (found.encoder_id, found.kind, found.compared, found.left_out) == ("colours", "grain", 4, 0)
+    assert [(pair.first, pair.second) for pair in found.pairs] == [(1, 2)]
+    # A second space of pictures, with fewer of them, is not the one that is meant until it holds as many.
+    shapes = Colours("image", "shapes")
+    more = collection.add([Record(kind="grain")] * 2, shapes, items=[picture(0, 0, 9)] * 2)
+    found = collection.duplicates(0.8)
+    assert (found.encoder_id, found.compared, found.left_out) == ("colours", 4, 2)
+    found = collection.duplicates(0.8, where="id > 6")
+    assert (found.encoder_id, found.compared, found.left_out) == ("shapes", 2, 0)
+    assert [(pair.first, pair.second) for pair in found.pairs] == [tuple(more)]
+    collection.embed([1, 2], shapes.encode([picture(9, 0, 0)] * 2), shapes)
+    with pytest.raises(UsageError, match=r"--space.* as several hold the most grains, 4: colours, shapes"):
+        collection.duplicates(0.8)
+    assert collection.duplicates(0.8, encoder="shapes").compared == 4
+    # Texts, where no grain passes; and nothing, where nothing does.
+    found = collection.duplicates(0.8, where="kind = 'text'")
+    assert (found.encoder_id, found.kind, found.compared) == ("sentences", "text", 2)
+    assert [(pair.first, pair.second) for pair in found.pairs] == [tuple(texts)]
+    found = collection.duplicates(0.8, where="taxon = 'black'")
+    assert (found.pairs, found.encoder_id, found.compared) == ((), None, 0)
 
 
 def test_many_vectors_are_compared_with_their_neighbours(monkeypatch, unit, tmp_path):
