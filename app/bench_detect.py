@@ -1,7 +1,8 @@
 """palyno beside two other ways to run the very same weights on the very same images.
 
 - `palyno`: tiles with centre ownership, as `palyno detect` does it.
-- `ultralytics`: the whole image scaled to the network's input, at most 300 boxes; its predictor's defaults.
+- `ultralytics`: the whole image scaled to the network's input, at most 300 boxes; its predictor's
+  defaults, but for the limit of suppression, which is palyno's.
 - `sahi`: overlapping slices merged afterwards, 20 % overlap; its defaults.
 
 Each runs in a process of its own, so that its peak memory is its own. Time is from the file to the boxes; importing,
@@ -23,6 +24,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ..errors import NothingToDoError, PalynoError, UsageError
+from ..vision.duplicates import IOU
 
 if TYPE_CHECKING:
     from ..vision.models.trainer import PollenYOLO
@@ -42,7 +44,7 @@ def bench_detect(
     *,
     device: str = "auto",
     conf: float = 0.25,
-    iou: float = 0.7,
+    iou: float = IOU,
     tile: int = 640,
     methods: Sequence[str] = METHODS,
 ) -> dict[str, Any]:

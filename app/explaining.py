@@ -15,6 +15,7 @@ from ..data.atomic import refuse_existing, write_bytes, write_text
 from ..data.slides import open_slide
 from ..errors import NothingToDoError, UsageError
 from ..vision.detector import load
+from ..vision.duplicates import IOU
 from ..vision.explain import METHODS, explain
 from ..vision.explain.explaining import summary
 from ..vision.explain.opened import Opened
@@ -60,7 +61,7 @@ class ExplainOptions:
     device: str = "auto"
     runtime: str = "auto"
     conf: float = 0.25
-    iou: float = 0.7
+    iou: float = IOU
     tile: int = 640
     imgsz: int | None = None
     overlap: int | str = "auto"

@@ -21,6 +21,7 @@ from ..data.annotations.names import slide_stems
 from ..data.atomic import write_bytes, write_text
 from ..data.lock import locked
 from ..errors import InputError, NothingToDoError, PalynoError, RejectedModelError, SlideError, UsageError
+from ..vision.duplicates import IOU
 from .inputs import absolute, gather
 from .ledger import Content, Ledger, Reading
 from .outputs import difference, refuse_finished, remove, writing
@@ -62,7 +63,7 @@ class DetectOptions:
     device: str = "auto"
     runtime: str = "auto"
     conf: float = 0.25
-    iou: float = 0.7
+    iou: float = IOU
     tile: int = 640
     imgsz: int | None = None
     overlap: int | str = "auto"

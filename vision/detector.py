@@ -20,6 +20,7 @@ import numpy as np
 from .. import __version__
 from ..data.slides import Slide, slide_from
 from ..errors import InputError, PalynoError, RejectedModelError, UsageError
+from .duplicates import IOU
 from .maps import MapReader, check_reader
 from .naming import Namer
 from .network import Network, choose_device
@@ -154,7 +155,7 @@ class Detector:
         image: str | Path | np.ndarray | Image.Image | Slide,
         *,
         conf: float = 0.25,
-        iou: float = 0.7,
+        iou: float = IOU,
         tile: int = 640,
         imgsz: int | None = None,
         overlap: int | str = "auto",
@@ -170,7 +171,8 @@ class Detector:
         Args:
             image: A path, an array (H, W, 3) of uint8 RGB, a Pillow image or an open slide.
             conf: Least confidence of a grain, in [0, 1].
-            iou: Two boxes of one tile whose intersection over union is above this are one grain.
+            iou: Two boxes of one tile whose intersection over union is above this are one grain. Raise it for clumps
+                in which grains overlap by more than half.
             tile: Largest side of a tile in pixels of the slide, from 64. The network is not shown more at once than in
                 its training, however large this is, unless a grain or `overlap` needs it.
             imgsz: Side that a tile is scaled to for the network, always the whole of it; None takes the pixels as they

@@ -8,6 +8,7 @@ from typing import Any
 
 import click
 
+from ...vision.duplicates import IOU
 from ...vision.runtimes import RUNTIMES
 from ...vision.views import VIEWS
 
@@ -86,9 +87,9 @@ conf = click.option(
 iou = click.option(
     "--iou",
     type=Finite(0, 1),
-    default=0.7,
+    default=IOU,
     show_default=True,
-    help="Two boxes of one tile that overlap more than this are one grain.",
+    help="Two boxes of one tile that overlap more than this are one grain; raise it for clumps.",
 )
 tile = click.option(
     "--tile",

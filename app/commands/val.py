@@ -20,6 +20,7 @@ from . import options as shared
 @shared.runtime
 @click.option("--conf", default=0.25, show_default=True, type=click.FloatRange(0, 1), help="Threshold of the counts.")
 @click.option("--choose", type=click.Choice(["conf"]), help="Choose --conf: the least mean count error on this split.")
+@shared.iou
 @click.option("--tile", default=640, show_default=True, type=int, help="Side of a tile in pixels.")
 @shared.views
 @click.option("--only", metavar="GLOB", help="Only images whose name matches, such as 'scene_*'.")
@@ -49,6 +50,7 @@ def val(
     runtime: str,
     conf: float,
     choose: str | None,
+    iou: float,
     tile: int,
     views: int,
     only: str | None,
@@ -78,7 +80,7 @@ def val(
         return context.get_parameter_source(option) is not click.core.ParameterSource.DEFAULT
 
     if predictions and (
-        idle := [name for name in ("model", "device", "runtime", "tile", "views", "save") if given(name)]
+        idle := [name for name in ("model", "device", "runtime", "iou", "tile", "views", "save") if given(name)]
     ):
         raise UsageError(f"--predictions runs no model: expected no --{idle[0]} with it")
     if choose and given("conf"):
@@ -95,7 +97,7 @@ def val(
         wanted = [result for result in results if only is None or fnmatch(Path(result.slide).name, only)]
         results = in_order(truth, wanted)
     else:
-        results, classes = _found(images, model, device, runtime, tile, views)
+        results, classes = _found(images, model, device, runtime, iou=iou, tile=tile, views=views)
     if save:
         write_predictions(save, results, classes)
     choice = choose_conf(truth, results, draws) if choose else None
@@ -128,7 +130,7 @@ def val(
 
 
 def _found(
-    images: list[Path], model: str, device: str, runtime: str, tile: int, views: int
+    images: list[Path], model: str, device: str, runtime: str, **arguments: Any
 ) -> tuple[list[Any], tuple[str, ...]]:
     """What a model finds on the images, and its classes."""
     import sys
@@ -141,7 +143,7 @@ def _found(
     if detector.note:
         click.echo(f"note: {detector.note}", err=True)
     show = (lambda done, total: click.echo(f"\r{done}/{total}", nl=False, err=True)) if sys.stderr.isatty() else None
-    results = predict(detector, images, tile=tile, views=views, progress=show)
+    results = predict(detector, images, progress=show, **arguments)
     if show:
         click.echo(err=True)
     return results, detector.classes

@@ -16,6 +16,7 @@ import pytest
 from click.testing import CliRunner
 from palyno.app import cli as command_line
 from palyno.app import jobs
+from palyno.vision.duplicates import IOU
 
 # One slide without grains, as COCO.
 _NO_BOXES = json.dumps(
@@ -68,6 +69,22 @@ def test_the_listed_help_is_the_subcommands_own(name):
     command = getattr(import_module(f"palyno.app.commands.{module}"), attribute)
     assert command.name == name
     assert command.get_short_help_str(200).rstrip(".") == line.rstrip(".")
+
+
+def test_every_command_that_finds_grains_drops_the_same_boxes():
+    """And its help imports nothing heavy to say which."""
+    code = """
+import sys
+import palyno.app.commands.detect, palyno.app.commands.val, palyno.app.commands.explain
+from palyno.app.commands import bench
+commands = [palyno.app.commands.detect.detect, palyno.app.commands.val.val, palyno.app.commands.explain.explain]
+for command in [*commands, *bench.bench.commands.values()]:
+    for option in command.params:
+        if option.name == "iou":
+            print(command.name, option.default)
+assert not {"numpy", "torch", "cv2", "PIL"} & set(sys.modules)"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines() == [f"{name} {IOU}" for name in ("detect", "val", "explain", "regions")]
 
 
 def test_version(palyno_):

@@ -18,6 +18,7 @@ import pytest
 from palyno.app.inputs import gather
 from palyno.app.jobs import DetectOptions
 from palyno.errors import InputError, NothingToDoError, PalynoError, UsageError
+from palyno.vision.duplicates import IOU
 
 FAKE = Path(__file__).with_name("fake_detector.py")
 
@@ -61,7 +62,7 @@ def test_run_json_tells_what_was_done(job, slides, tmp_path):
     assert run["finished"] is True
     assert run["model"] == {"name": "fake", "sha256": "f" * 64}
     assert run["arguments"] == {
-        "conf": 0.25, "iou": 0.7, "tile": 640, "imgsz": None, "overlap": "auto", "um_per_px": 0.5, "views": 1
+        "conf": 0.25, "iou": IOU, "tile": 640, "imgsz": None, "overlap": "auto", "um_per_px": 0.5, "views": 1
     }  # fmt: skip
     assert {"palyno", "python", "torch", "ultralytics", "numpy"} <= run["versions"].keys()
     assert run["totals"]["slides"] == run["totals"]["ok"] == 3
@@ -273,9 +274,35 @@ def test_other_settings_do_not_mix_with_an_unfinished_run(job, fake, slides):
         job(slides, detector=Breaks())
     with pytest.raises(UsageError, match=r"unfinished run with other settings \(conf 0\.25, now 0\.5\)"):
         job(slides, conf=0.5)
+    with pytest.raises(UsageError, match=rf"\(iou {IOU}, now 0\.7\)"):
+        job(slides, iou=0.7)
     again = fake.FakeDetector()
     job(slides, conf=0.5, resume=False, detector=again)
     assert len(again.seen) == 3
+
+
+def test_a_run_begun_when_boxes_were_dropped_later_goes_on_only_so(job, fake, slides, tmp_path):
+    """The default was 0.7 once: such a run is not ended with slides that are counted otherwise."""
+
+    class Breaks(fake.FakeDetector):
+        def detect(self, slide, **arguments):
+            if self.seen:
+                raise KeyboardInterrupt
+            return super().detect(slide, **arguments)
+
+    with pytest.raises(KeyboardInterrupt):
+        job(slides, iou=0.7, detector=Breaks())
+    with pytest.raises(UsageError, match=rf"\(iou 0\.7, now {IOU}\); use the same settings to go on with it, --no-res"):
+        job(slides)
+    rest = fake.FakeDetector()
+    report = job(slides, iou=0.7, detector=rest)
+    assert len(rest.seen) == 2 and sum(slide.reused for slide in report.read) == 1
+    run = json.loads((tmp_path / "out" / "run.json").read_text())
+    assert run["arguments"]["iou"] == 0.7 and {slide["arguments"]["iou"] for slide in run["slides"]} == {0.7}
+    anew = fake.FakeDetector()
+    job(slides, overwrite=True, detector=anew)
+    run = json.loads((tmp_path / "out" / "run.json").read_text())
+    assert len(anew.seen) == 3 and {slide["arguments"]["iou"] for slide in run["slides"]} == {IOU}
 
 
 def test_another_runtime_does_not_mix_with_an_unfinished_run_and_is_told(job, fake, slides, tmp_path):

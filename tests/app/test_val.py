@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 import numpy as np
+import palyno
 import pytest
 from click.testing import CliRunner
 from palyno.app.cli import cli
@@ -19,9 +20,11 @@ from palyno.data.annotations.coco import write_coco
 from palyno.data.annotations.yolo import read_yolo
 from palyno.data.compose import Recipe, compose_dataset
 from palyno.data.scene import SceneSettings
-from palyno.vision.predictions import write_predictions
+from palyno.vision.duplicates import IOU
+from palyno.vision.predictions import read_predictions, write_predictions
 from palyno.vision.protocol import full_report
 from palyno.vision.results import Provenance, SlideResult
+from palyno.vision.tiles import iou_matrix
 from palyno.vision.validate import read_split
 from PIL import Image
 
@@ -53,6 +56,25 @@ def test_kept_predictions_give_the_very_same_report(scenes):
     again = val(data, "--predictions", found, "--draws", 40, "--json")
     assert json.loads(again.stdout) == report
     assert report["arguments"]["tile"] == 640 and len(report["sha256"]) == 64
+
+
+def test_the_limit_of_overlap_is_that_of_detect_and_is_kept(scenes, tmp_path):
+    """At nought no two boxes touch; the report and what was saved say which limit it was."""
+    data, _, report = scenes
+    assert report["arguments"]["iou"] == IOU
+    detector, told = palyno.load("hieraedge-n", device="cpu"), {}
+    for iou in (0, 1):
+        done = val(data, "--device", "cpu", "--iou", iou, "--draws", 0, "--save", tmp_path / "found.json.gz", "--json")
+        told[iou] = json.loads(done.stdout)
+        kept, _ = read_predictions(tmp_path / "found.json.gz")
+        assert told[iou]["arguments"]["iou"] == iou
+        assert {result.provenance.arguments["iou"] for result in kept} == {iou}
+        for result, image in zip(kept, read_split(data, "val")[0], strict=True):
+            expected = detector.detect(image, conf=0.05, iou=iou)
+            np.testing.assert_allclose(result.boxes, expected.boxes, atol=0.006)
+            overlap = iou_matrix(result.boxes, result.boxes) - np.eye(len(result))
+            assert iou or not overlap.size or overlap.max() == 0
+    assert told[0]["counts"]["found"] <= report["counts"]["found"] < told[1]["counts"]["found"]
 
 
 def test_a_coco_file_is_as_good_as_a_yolo_data_set(scenes, tmp_path):
@@ -127,6 +149,7 @@ def test_labels_that_are_not_there_are_told_and_give_no_figures(scenes, tmp_path
     [
         (("--model", "hieraedge-n"), "expected no --model"),
         (("--tile", 320), "expected no --tile"),
+        (("--iou", 0.7), "expected no --iou"),
         (("--save", "x"), "expected no --save"),
         (("--choose", "conf", "--conf", 0.3), "--conf or --choose conf"),
         (("--conf", 0.01), "read with conf 0.05"),

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from palyno import SlideError, UsageError
 from palyno.data.slides import Slide, slide_from
 from palyno.vision.detector import DECISIVE, FLAGS, Detector
+from palyno.vision.duplicates import IOU, PUBLISHED_IOU
 from palyno.vision.network import Network, choose_device
 from palyno.vision.tiles import iou_matrix, reading_order
 from palyno.vision.weights import Metadata
@@ -286,7 +287,7 @@ def test_scale_and_provenance_are_in_the_result():
     assert result.provenance.version == palyno.__version__
     assert result.provenance.arguments == {
         "conf": 0.3,
-        "iou": 0.7,
+        "iou": IOU,
         "tile": 640,
         "tile_px": 640,
         "imgsz": 640,
@@ -417,6 +418,23 @@ def test_one_box_of_two_that_overlap_more_than_iou_is_kept():
     image = picture(100, 100, [[20, 20, 60, 60]])  # moved by 4 of 40 pixels: 36 / 44 = 0.82
     assert len(detector(Twice()).detect(image, iou=0.81)) == 1
     assert len(detector(Twice()).detect(image, iou=0.82)) == 2
+
+
+@pytest.mark.parametrize(("moved", "usual", "published"), [(16, 2, 2), (13, 1, 2), (10, 1, 2), (6, 1, 1)])
+def test_where_none_is_given_two_boxes_that_share_more_than_half_are_one_grain(moved, usual, published):
+    """Two boxes of 40 pixels, moved by 16, 13, 10 and 6 pixels: 24 / 56 = 0.43, 0.509, 0.6 and 0.74."""
+
+    class Twice(Eye):
+        def look(self, image):
+            out = super().look(image)
+            out[:, 1] = out[:, 0]
+            out[0, 1] += moved
+            out[4, 1] = 0.5
+            return out
+
+    image = picture(100, 100, [[20, 20, 60, 60]])
+    assert len(detector(Twice()).detect(image)) == usual
+    assert len(detector(Twice()).detect(image, iou=PUBLISHED_IOU)) == published
 
 
 def test_results_can_be_counted():
