@@ -6,6 +6,7 @@ from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 
 from ..data.taxa import counted_as
+from ..vision.results import runtime_on
 from .report import RunReport, SlideReport
 
 if TYPE_CHECKING:
@@ -72,7 +73,7 @@ def _made(report: RunReport) -> str:
     """What a count depends on most, in a line."""
     key, conf = report.key, report.key["arguments"].get("conf")
     model = f"{key['model'].get('name', '')} {key['model'].get('sha256', '')[:8]}".strip()
-    ran = " on ".join(filter(None, (key.get("runtime"), key.get("device"))))
+    ran = runtime_on(key.get("runtime"), key.get("device"))
     return ", ".join(filter(None, (model, ran, "" if conf is None else f"confidence ≥ {conf:g}"))) if model else ""
 
 

@@ -19,7 +19,12 @@ if TYPE_CHECKING:
 
     from ..data.counts import Tally
 
-__all__ = ["Grain", "Provenance", "SlideResult"]
+__all__ = ["Grain", "Provenance", "SlideResult", "runtime_on"]
+
+
+def runtime_on(runtime: str | None, device: str | None) -> str:
+    """What ran a network and where, such as `onnxruntime 1.32.0 on cpu`, as far as it is known."""
+    return " on ".join(filter(None, (runtime, device)))
 
 
 @dataclass(frozen=True)
@@ -44,8 +49,8 @@ class Provenance:
 
     @property
     def ran(self) -> str:
-        """What ran the network and where, such as `onnxruntime 1.32.0 on cpu`, as far as it is known."""
-        return " on ".join(filter(None, (self.runtime, self.device)))
+        """What ran the network and where, see `runtime_on`."""
+        return runtime_on(self.runtime, self.device)
 
 
 @dataclass(frozen=True)

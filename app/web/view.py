@@ -13,7 +13,7 @@ import numpy as np
 from ... import __version__
 from ...data.counts import Tally, tally
 from ...data.palette import RGB, colours
-from ...vision.results import SlideResult
+from ...vision.results import SlideResult, runtime_on
 from .session import LOWEST, Reading, Session, Step
 
 if TYPE_CHECKING:
@@ -180,7 +180,7 @@ def footer(detector: Detector, source: str | None) -> str:
         if source and source.startswith("https://")
         else "its source comes with the installed package"
     )
-    ran = " on ".join(filter(None, (getattr(detector, "runtime", ""), str(detector.device))))
+    ran = runtime_on(getattr(detector, "runtime", None), detector.device)
     return (
         f"palyno {__version__} · model {escape(detector.name)} <code title='{escape(detector.sha256, quote=True)}'>"
         f"{escape(detector.sha256[:12])}</code>, {escape(ran)} · free software under "

@@ -1,11 +1,14 @@
 from __future__ import annotations
 
 import io
+from types import SimpleNamespace
 
 import pytest
 from palyno.app.progress import TerminalProgress, for_terminal
-from palyno.app.report import RunReport, SlideReport
+from palyno.app.report import RunReport, SlideReport, key_of
 from palyno.app.summary import show
+from palyno.app.web.view import footer
+from palyno.vision.results import Provenance
 from rich.console import Console
 
 
@@ -140,3 +143,20 @@ def test_the_summary_says_by_what_the_grains_were_found():
     assert "Found by hieraedge-n 6dad8ae4, onnxruntime 1.32.0 on cpu, confidence ≥ 0.25, in full" in stream.getvalue()
     show(report, errors_only=True, console=Console(file=stream, color_system=None))
     assert stream.getvalue().count("Found by") == 1
+
+
+@pytest.mark.parametrize(
+    ("runtime", "said"), [("onnxruntime 1.32.0", "onnxruntime 1.32.0 on cuda:0"), ("", "cuda:0"), (None, "cuda:0")]
+)
+def test_the_terminal_the_page_and_the_files_say_in_the_same_words_what_ran_where(runtime, said):
+    """A detector that does not know its runtime is said to run on its device."""
+    detector = SimpleNamespace(name="eye", sha256="e" * 64, device="cuda:0")
+    if runtime is not None:
+        detector.runtime = runtime
+    stream = io.StringIO()
+    key = key_of(detector, {"conf": 0.25}, "code")
+    report = RunReport("out", key, {}, (read(),), (), "", 75.0, True)
+    show(report, console=Console(file=stream, width=100, color_system=None))
+    assert f"Found by eye eeeeeeee, {said}, confidence" in stream.getvalue()
+    assert f"</code>, {said} · free software" in footer(detector, None)
+    assert Provenance("eye", "e" * 64, "1", runtime=runtime or "", device="cuda:0").ran == said
