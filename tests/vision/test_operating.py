@@ -5,7 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 from palyno.data.annotations import LabelledImage
-from palyno.errors import NothingToDoError
+from palyno.errors import NothingToDoError, UsageError
+from palyno.vision import metrics
 from palyno.vision.intervals import ranked
 from palyno.vision.metrics import average_precision, count_quality
 from palyno.vision.operating import choose_conf, how_it_counts, precision_recall
@@ -41,6 +42,24 @@ def test_a_detector_that_is_nearly_as_sure_of_dirt_counts_well_at_a_threshold_of
     ]
     assert how_it_counts(truth, results) == {"conf": 0.9, "count_error": 0.0, "count_error_at_usual": 4.0}
     assert how_it_counts([LabelledImage("a.jpg", 600, 600, np.empty((0, 4), np.float32), ())], results[:1]) is None
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_how_it_counts_is_what_a_count_at_both_thresholds_is_worth_and_boxes_are_matched_once(seed, monkeypatch):
+    truth, results = made(seed=seed)
+    matched, overlaps = [], metrics.iou_matrix
+    monkeypatch.setattr(metrics, "iou_matrix", lambda *boxes: matched.append(1) or overlaps(*boxes))
+    told = how_it_counts(truth, results)
+    assert len(matched) == sum(bool(len(t) and len(r)) for t, r in zip(truth, results, strict=True)) > 15
+    found = [result.to_annotations() for result in results]
+    for conf, error in ((told["conf"], told["count_error"]), (0.25, told["count_error_at_usual"])):
+        # As `SlideResult.above` compares.
+        assert count_quality(truth, found, np.float32(conf)).count_error == pytest.approx(error, abs=5e-5)
+
+
+def test_images_that_were_read_from_a_higher_confidence_do_not_say_how_the_usual_one_counts():
+    with pytest.raises(UsageError, match=r"read with conf 0\.4: expected at least that, got 0\.25"):
+        how_it_counts(*made(conf=0.4))
 
 
 @pytest.mark.parametrize("seed", range(4))
