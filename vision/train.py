@@ -25,6 +25,10 @@ CACHES = ("none", "ram", "host", "gpu")
 # With a teacher, where nothing else is said.
 DISTILLED = {"distill": 1.0, "distill_temperature": 2.0, "distill_boxes": 0.0}
 
+# The cross-entropy of names helps to tell dozens of taxa apart. With BCCD's three classes it takes from boxes
+# (validation images, docs/detectors.md); where between 3 and 66 it turns was not measured.
+FEW_CLASSES = 10
+
 
 @dataclass(frozen=True)
 class TrainSettings:
@@ -52,7 +56,8 @@ class TrainSettings:
         backbone: Of models that have one to choose, `biformer_nano` or `timm:NAME`; the table's if None.
         head: See `palyno.vision.models.heads`; the table's if None.
         options: Values for further options of the table, such as `{"kernel": 13}`.
-        naming_loss: Weight of the cross-entropy of names, see `palyno.vision.models.loss`; the table's if None.
+        naming_loss: Weight of the cross-entropy of names, see `palyno.vision.models.loss`; if None the
+            table's, but 0 for fewer than `FEW_CLASSES` classes.
         teacher: Trained weights to learn names from beside the labels, a name that ships or a file, of any table with
             the same grid of anchors, see `palyno.vision.models.distill`. None learns from the labels alone.
         distill: Weight of what the teacher says of names, beside 1 of the labels' own loss; 1 if None.
@@ -199,9 +204,8 @@ def train(settings: TrainSettings, *, resume: bool = False) -> Path:
         yolo = PollenYOLO(last)
         arguments: dict[str, Any] = {"resume": str(last)}
     else:
-        chosen: dict[str, Any] = {k: getattr(settings, k) for k in ("edge", "gate", "backbone", "head", "naming_loss")}
         table = settings.model if start is None else start.config
-        yolo = PollenYOLO(table, classes=names, start=file, **(chosen | dict(settings.options)))
+        yolo = PollenYOLO(table, classes=names, start=file, **_of_the_table(settings, len(names)))
         arguments = _arguments(settings)
     if network is not None:
         teaching = Teaching(network, *(getattr(settings, name) for name in DISTILLED))
@@ -220,6 +224,14 @@ def train(settings: TrainSettings, *, resume: bool = False) -> Path:
         run / "weights" / "best.pt", run, settings, metrics=metrics, max_grain_px=largest, start=start, tutor=tutor
     )
     return _fitted(path, settings)
+
+
+def _of_the_table(settings: TrainSettings, classes: int) -> dict[str, Any]:
+    """What of a model's table is not as it is written there, for a data set of so many classes."""
+    chosen = {k: getattr(settings, k) for k in ("edge", "gate", "backbone", "head", "naming_loss")}
+    if settings.naming_loss is None and classes < FEW_CLASSES:
+        chosen["naming_loss"] = 0.0
+    return chosen | dict(settings.options)
 
 
 def _fitted(path: Path, settings: TrainSettings) -> Path:

@@ -12,6 +12,9 @@ PARTS = Path(__file__).parent / "parts"
 # Options of `palyno train` that a name stands for.
 VARIANTS: dict[str, tuple[str, ...]] = {
     "hieraedge-n-plain-loss": ("--model", "hieraedge-n", "--naming-loss", "0"),
+    "hieraedge-n-quarter-loss": ("--model", "hieraedge-n", "--naming-loss", "0.25"),
+    # What it has anyway but on sets of few classes.
+    "hieraedge-n-whole-loss": ("--model", "hieraedge-n", "--naming-loss", "1"),
     "hieraedge-published-n": ("--model", "hieraedge-published-n", "--gate", "none"),
     "biformer-nano-yolo-named": ("--model", "biformer-nano-yolo", "--naming-loss", "1"),
     "yolo11n-named": ("--model", "yolo11n", "--naming-loss", "1"),

@@ -51,7 +51,7 @@ from ...errors import UsageError
 @click.option(
     "--naming-loss",
     type=click.FloatRange(0),
-    help="Weight of the cross-entropy of names; the model's if not given.",
+    help="Weight of the cross-entropy of names; if not given the model's, and 0 for fewer than ten classes.",
 )
 @click.option(
     "--teacher",

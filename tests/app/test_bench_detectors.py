@@ -269,7 +269,7 @@ def test_a_variant_is_its_model_but_for_one_part(name, tmp_path):
     assert (parsed["seed"], parsed["epochs"], parsed["name"]) == (1, 3, name)
     model, options = network_of(name)
     assert parsed["model"] == model
-    if name.endswith(("-named", "-plain-loss")) or name in ("turned-45", "light-2"):
+    if name.endswith(("-named", "-loss")) or name in ("turned-45", "light-2"):
         assert not options
         assert parsed["naming_loss"] is not None or parsed["degrees"] == 45 or parsed["light"] == 2
     elif name == "hieraedge-published-n":

@@ -16,7 +16,7 @@ from palyno.errors import InputError, UnknownModelError, UsageError
 from palyno.vision.models.detection import build
 from palyno.vision.models.distill import Teacher
 from palyno.vision.operating import choose_conf
-from palyno.vision.train import TrainSettings, _arguments, _as_begun, known_classes, train
+from palyno.vision.train import TrainSettings, _arguments, _as_begun, _of_the_table, known_classes, train
 from palyno.vision.validate import read_split, validate
 from palyno.vision.weights import _network, load_weights, save_weights
 
@@ -191,6 +191,25 @@ def test_weight_decay_is_of_weights_alone(scenes, tmp_path):
     decays = {id(p): group["weight_decay"] for group in optimizer.param_groups for p in group["params"]}
     for name, parameter in model.named_parameters():
         assert decays[id(parameter)] == (0.03 if parameter.ndim > 1 else 0.0), name
+
+
+def test_few_classes_are_told_apart_by_the_plain_loss(tmp_path):
+    from palyno.vision.models.detection import build
+
+    settings = TrainSettings(tmp_path / "data.yaml", tmp_path)
+    for classes, weight in ((3, 0.0), (66, 1.0)):
+        network = build(settings.model, classes=classes, **_of_the_table(settings, classes))
+        assert network.yaml["naming_loss"] == weight
+    assert (_of_the_table(settings, 9)["naming_loss"], _of_the_table(settings, 10)["naming_loss"]) == (0, None)
+    asked = dataclasses.replace(settings, naming_loss=0.5, edge="log", options={"kernel": 7})
+    assert _of_the_table(asked, 3) == {
+        "naming_loss": 0.5,
+        "edge": "log",
+        "kernel": 7,
+        "gate": None,
+        "backbone": None,
+        "head": None,
+    }
 
 
 def test_how_much_light_varies_reaches_the_loader(scenes, tmp_path):
