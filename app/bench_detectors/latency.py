@@ -37,8 +37,8 @@ def measure_latency(
     """Times the networks, fused as for inference, without what comes before and after.
 
     On a CPU in float32, on a GPU in float16 and replayed from a CUDA graph, as launching small kernels one by one
-    depends on the processor. All take turns, each in its faster order of memory. Weights are fresh: they do not change
-    the time.
+    depends on the processor; RT-DETR, which copies from main memory at every call, cannot be and is launched. All take
+    turns, each in its faster order of memory. Weights are fresh: they do not change the time.
 
     Args:
         models: Names for `build`.
@@ -91,6 +91,8 @@ def _call(name: str, classes: int, device: str, batch: int, order: Any) -> Any:
         return partial(_plain, network.to(memory_format=order), images.to(memory_format=order))
     network = network.half().to(device).to(memory_format=order)
     images = images.half().to(device).to(memory_format=order)
+    if not _can_be_captured(network):
+        return partial(_launched, network, images)
     stream, graph = torch.cuda.Stream(), torch.cuda.CUDAGraph()
     stream.wait_stream(torch.cuda.current_stream())
     with torch.cuda.stream(stream):
@@ -102,8 +104,21 @@ def _call(name: str, classes: int, device: str, batch: int, order: Any) -> Any:
     return partial(_replayed, graph, (network, images, kept))
 
 
+def _can_be_captured(network: Any) -> bool:
+    from ultralytics.nn.modules import RTDETRDecoder
+
+    return not isinstance(network.model[-1], RTDETRDecoder)
+
+
 def _plain(network: Any, images: Any, _: Any) -> None:
     network(images)
+
+
+def _launched(network: Any, images: Any, _: Any) -> None:
+    import torch
+
+    network(images)
+    torch.cuda.synchronize()
 
 
 def _replayed(graph: Any, kept: Any, _: Any) -> None:

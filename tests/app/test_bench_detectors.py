@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from palyno.app.bench_detectors.latency import measure_latency
+from palyno.app.bench_detectors.latency import _can_be_captured, measure_latency
 from palyno.app.bench_detectors.plot import draw
 from palyno.app.bench_detectors.render import read_figures, render_page
 from palyno.app.bench_detectors.runs import ImageSet, Run, train_all
@@ -292,10 +292,17 @@ def test_the_help_names_every_variant():
     assert left == ["hieraedge-published-n"]
 
 
+@pytest.mark.parametrize(("name", "can"), [("yolo26n", True), ("hieraedge-rtdetr", False), ("rtdetr-l", False)])
+def test_what_copies_from_main_memory_is_not_captured(name, can):
+    from palyno.vision.models.detection import build
+
+    assert _can_be_captured(build(name, classes=2)) is can
+
+
 @pytest.mark.gpu
 def test_graphs_are_replayed_while_their_networks_live():
     """A graph holds addresses: with the weights freed it reads what others wrote there, or nothing that is there."""
-    document = measure_latency(["hieraedge-n", "yolo11n"], device="cuda", seconds=0.3)
+    document = measure_latency(["hieraedge-n", "yolo11n", "rtdetr-l"], device="cuda", seconds=0.3)
     for entry in document["models"].values():
         assert set(entry) == {"1", "16"}
         assert 0 < entry["1"]["median_ms"] < entry["16"]["median_ms"]
