@@ -21,7 +21,6 @@ from .. import __version__
 from ..errors import InputError
 from ..retrieval.encoders.image import ImageEncoder, RegionEncoder
 from ..retrieval.encoders.image.evaluate import hits_at
-from ..vision.duplicates import IOU
 from ..vision.tiles import iou_matrix
 from .bench_matching import interval
 from .collecting import crop
@@ -79,7 +78,6 @@ def bench_regions(
     gallery: str = "train",
     queries: str = "test",
     grey: bool = False,
-    iou: float = IOU,
     on_scene: Callable[[str], None] = lambda line: None,
 ) -> dict[str, Any]:
     """Recall@1 and the time a grain of both encoders.
@@ -91,15 +89,14 @@ def bench_regions(
         gallery: Split whose grains are known.
         queries: Split whose grains are looked up; of pictures that are not in the gallery's scenes.
         grey: Take the colour off the scenes first: the detector sees it, the encoder of crops never does.
-        iou: For `Detector.detect`.
         on_scene: Is told how far it is.
 
     Returns:
         The document: `recall_at_1`, a row a way to compare; `time`, seconds of the processor a grain, where it is what
         the detector runs on.
     """
-    known = _find(folder, gallery, regions, crops, grey, iou, False, on_scene)
-    asked = _find(folder, queries, regions, crops, grey, iou, True, on_scene)
+    known = _find(folder, gallery, regions, crops, grey, False, on_scene)
+    asked = _find(folder, queries, regions, crops, grey, True, on_scene)
     there = np.isin(asked.taxa, known.taxa)
     taxa = [taxon for taxon, one in zip(asked.taxa, there, strict=True) if one]
     rows = []
@@ -120,10 +117,9 @@ def bench_regions(
         "gallery": {"split": gallery, "grains": len(known.taxa), "taxa": len(set(known.taxa))},
         "queries": {"split": queries, "grains": len(taxa), "taxa": len(set(taxa))},
         "grey": grey,
-        "iou": iou,
         "recall_at_1": rows,
         # Of a GPU's work the processor's time says nothing.
-        "time": _time(folder, queries, regions, crops, iou) if regions.detector.device == "cpu" else None,
+        "time": _time(folder, queries, regions, crops) if regions.detector.device == "cpu" else None,
     }
 
 
@@ -133,7 +129,6 @@ def _find(
     regions: RegionEncoder,
     crops: ImageEncoder,
     grey: bool,
-    iou: float,
     again: bool,
     on_scene: Callable[[str], None],
 ) -> Found:
@@ -143,12 +138,12 @@ def _find(
     columns: list[list[np.ndarray]] = [[np.empty((0, e.dim), np.float32)] for e in (regions, crops, regions)]
     for number, (path, boxes, names) in enumerate(read_scenes(folder, split), 1):
         with slide_from(_picture(path, grey)) as slide:
-            result = regions.detector.detect(slide, iou=iou, vectors=regions)
+            result = regions.detector.detect(slide, vectors=regions)
             if len(result) and len(boxes):
-                overlap = iou_matrix(result.boxes, boxes)
+                iou = iou_matrix(result.boxes, boxes)
                 # Each other's best, so that a grain counts once.
-                best = overlap.argmax(1)
-                mutual = (overlap.max(1) > _SAME) & (overlap.argmax(0)[best] == np.arange(len(result)))
+                best = iou.argmax(1)
+                mutual = (iou.max(1) > _SAME) & (iou.argmax(0)[best] == np.arange(len(result)))
                 result, best = result.select(mutual), best[mutual]
                 taxa += [names[i] for i in best]
                 cut = [crop(slide, box) for box in result.boxes.tolist()]
@@ -169,7 +164,7 @@ def _picture(path: Path, grey: bool) -> np.ndarray:
     return cv2.cvtColor(cv2.cvtColor(picture, cv2.COLOR_RGB2GRAY), cv2.COLOR_GRAY2RGB) if grey else picture
 
 
-def _time(folder: str | Path, split: str, regions: RegionEncoder, crops: ImageEncoder, iou: float) -> dict[str, Any]:
+def _time(folder: str | Path, split: str, regions: RegionEncoder, crops: ImageEncoder) -> dict[str, Any]:
     """Seconds of the processor, which other work on the machine does not lengthen by its waiting, but by its caches."""
     import torch
 
@@ -179,9 +174,9 @@ def _time(folder: str | Path, split: str, regions: RegionEncoder, crops: ImageEn
     for number, (path, _, _) in enumerate(read_scenes(folder, split)):
         picture = _picture(path, False)
         began = time.process_time()
-        regions.detector.detect(picture, iou=iou)
+        regions.detector.detect(picture)
         plain = time.process_time()
-        result = regions.detector.detect(picture, iou=iou, vectors=regions)
+        result = regions.detector.detect(picture, vectors=regions)
         both = time.process_time()
         with slide_from(picture) as slide:
             crops.encode([crop(slide, box) for box in result.boxes.tolist()])

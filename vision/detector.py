@@ -171,8 +171,8 @@ class Detector:
         Args:
             image: A path, an array (H, W, 3) of uint8 RGB, a Pillow image or an open slide.
             conf: Least confidence of a grain, in [0, 1].
-            iou: Two boxes of one tile whose intersection over union is above this are one grain. Raise it for clumps
-                in which grains overlap by more than half.
+            iou: Two boxes of one tile whose intersection over union is above this are one grain. Lower it where
+                grains are boxed twice, raise it for clumps in which they overlap by more.
             tile: Largest side of a tile in pixels of the slide, from 64. The network is not shown more at once than in
                 its training, however large this is, unless a grain or `overlap` needs it.
             imgsz: Side that a tile is scaled to for the network, always the whole of it; None takes the pixels as they

@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import IO
 
 from ...errors import UsageError
-from ...vision.duplicates import PUBLISHED_IOU
 from .variants import chosen
 
 __all__ = ["ImageSet", "Run", "train_all"]
@@ -134,8 +133,6 @@ def _one(run: Run, data: Path, folder: Path, sets: Sequence[ImageSet], device: s
         for images in sets:
             if not (out / f"{images.name}.json.gz").is_file():
                 command = ["val", str(images.data), "--split", images.split, "--model", str(weights)]
-                # Every run alike, whatever the default of counts is by then.
-                command += ["--iou", str(PUBLISHED_IOU)]
                 command += ["--device", device, "--save", str(out / f"{images.name}.json.gz"), "--json"]
                 if _call(command + (["--only", images.only] if images.only else []), log):
                     return f"nothing found on {images.name}, see {log.name}"

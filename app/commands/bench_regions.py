@@ -18,7 +18,6 @@ from .figures import Figures, keeps_figures
 @click.option("--gallery", default="train", show_default=True, help="Split whose grains are known.")
 @click.option("--queries", default="test", show_default=True, help="Split whose grains are looked up.")
 @click.option("--grey", is_flag=True, help="Take the colour off the scenes first.")
-@shared.iou
 @shared.device
 @shared.quiet
 @keeps_figures
@@ -30,7 +29,6 @@ def regions(
     gallery: str,
     queries: str,
     grey: bool,
-    iou: float,
     device: str,
     quiet: bool,
     figures: Figures,
@@ -50,7 +48,6 @@ def regions(
             gallery=gallery,
             queries=queries,
             grey=grey,
-            iou=iou,
             on_scene=told,
         )
     figures.give(measured, lambda document: click.echo(tables(document)), quiet=quiet)

@@ -89,7 +89,7 @@ iou = click.option(
     type=Finite(0, 1),
     default=IOU,
     show_default=True,
-    help="Two boxes of one tile that overlap more than this are one grain; raise it for clumps.",
+    help="Two boxes of one tile that overlap more than this are one grain; lower it where grains are boxed twice.",
 )
 tile = click.option(
     "--tile",

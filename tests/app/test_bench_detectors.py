@@ -234,9 +234,6 @@ def test_runs_that_fail_are_named_and_whole_ones_left_alone(tmp_path, monkeypatc
     assert "--resume" in resumed
     (ours,) = (command for command in called if command[0] == "train" and "hieraedge-n" in command)
     assert "--resume" not in ours
-    # As ultralytics' own figures are read, whatever the default of counts is.
-    read = [command[command.index("--iou") + 1] for command in called if command[0] == "val"]
-    assert read == ["0.7"] * 2
     assert ours[ours.index("--model") + 1] == "hieraedge-n"
     assert ours[ours.index("--epochs") + 1] == "3"
     assert train_all(plan, tmp_path / "data.yaml", tmp_path, sets, start_within=-1) == ["yolo26n-s0"]

@@ -274,15 +274,15 @@ def test_other_settings_do_not_mix_with_an_unfinished_run(job, fake, slides):
         job(slides, detector=Breaks())
     with pytest.raises(UsageError, match=r"unfinished run with other settings \(conf 0\.25, now 0\.5\)"):
         job(slides, conf=0.5)
-    with pytest.raises(UsageError, match=rf"\(iou {IOU}, now 0\.7\)"):
-        job(slides, iou=0.7)
+    with pytest.raises(UsageError, match=rf"\(iou {IOU}, now 0\.5\)"):
+        job(slides, iou=0.5)
     again = fake.FakeDetector()
     job(slides, conf=0.5, resume=False, detector=again)
     assert len(again.seen) == 3
 
 
-def test_a_run_begun_when_boxes_were_dropped_later_goes_on_only_so(job, fake, slides, tmp_path):
-    """The default was 0.7 once: such a run is not ended with slides that are counted otherwise."""
+def test_a_run_begun_with_another_limit_of_overlap_goes_on_only_so(job, fake, slides, tmp_path):
+    """It is not ended with slides that are counted otherwise."""
 
     class Breaks(fake.FakeDetector):
         def detect(self, slide, **arguments):
@@ -291,14 +291,14 @@ def test_a_run_begun_when_boxes_were_dropped_later_goes_on_only_so(job, fake, sl
             return super().detect(slide, **arguments)
 
     with pytest.raises(KeyboardInterrupt):
-        job(slides, iou=0.7, detector=Breaks())
-    with pytest.raises(UsageError, match=rf"\(iou 0\.7, now {IOU}\); use the same settings to go on with it, --no-res"):
+        job(slides, iou=0.5, detector=Breaks())
+    with pytest.raises(UsageError, match=rf"\(iou 0\.5, now {IOU}\); use the same settings to go on with it, --no-res"):
         job(slides)
     rest = fake.FakeDetector()
-    report = job(slides, iou=0.7, detector=rest)
+    report = job(slides, iou=0.5, detector=rest)
     assert len(rest.seen) == 2 and sum(slide.reused for slide in report.read) == 1
     run = json.loads((tmp_path / "out" / "run.json").read_text())
-    assert run["arguments"]["iou"] == 0.7 and {slide["arguments"]["iou"] for slide in run["slides"]} == {0.7}
+    assert run["arguments"]["iou"] == 0.5 and {slide["arguments"]["iou"] for slide in run["slides"]} == {0.5}
     anew = fake.FakeDetector()
     job(slides, overwrite=True, detector=anew)
     run = json.loads((tmp_path / "out" / "run.json").read_text())
