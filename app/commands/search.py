@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,6 +16,7 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from ...retrieval.collection import Collection, Hit
+    from ..query_picture import QueryPicture
 
 _KINDS = {"grains": "grain", "texts": "text"}
 
@@ -27,7 +30,14 @@ _WIDE = 100
 @click.option(
     "--image",
     type=click.Path(exists=True, dir_okay=False, path_type=Path),
-    help="A picture of one grain, in place of words.",
+    help="A picture of one grain, in place of words; of a field, a grain in its middle is taken, and told.",
+)
+@click.option(
+    "--at",
+    nargs=2,
+    type=shared.Finite(0),
+    metavar="X Y",
+    help="With --image: the grain that lies here, in pixels from the picture's top left corner.",
 )
 @click.option(
     "--in",
@@ -53,6 +63,7 @@ def search(
     collection: Path,
     words: str | None,
     image: Path | None,
+    at: tuple[float, float] | None,
     within: str | None,
     k: int,
     where: str | None,
@@ -71,15 +82,18 @@ def search(
 
     if (words is None) == (image is None):
         raise UsageError("expected either words or --image, to search by")
+    if at is not None and image is None:
+        raise UsageError("--at is a place in a picture: expected --image with it, got none")
     with Collection.open(collection) as opened:
         if not len(opened):
             raise NothingToDoError(f"{collection}: expected grains or texts, got none; palyno index add puts some in")
+        picture = None if image is None else _picture(image, at)
         answers: dict[str, list[Hit]] = {}
         refused: dict[str, PalynoError] = {}
         for name in _names(opened, within, by, image, where, space):
             try:
                 answers[name] = opened.search(
-                    words if image is None else image,
+                    words if picture is None else picture.pixels,
                     k,
                     where,
                     kind=_KINDS[name],  # type: ignore[arg-type]
@@ -93,7 +107,7 @@ def search(
         if refused and not answers:
             raise next(iter(refused.values()))
     if as_json:
-        asked = {"words": words} if image is None else {"image": str(image)}
+        asked = {"words": words} if picture is None else {"image": str(image), **picture.document()}
         lists = [{"in": name, **_how(hits), "hits": [_row(hit) for hit in hits]} for name, hits in answers.items()]
         left_out = {name: str(error) for name, error in refused.items()}
         told = {**asked, "k": k, "where": where, "lists": lists, "not_searched": left_out}
@@ -101,10 +115,22 @@ def search(
         return
     if not answers:
         click.echo("no record passes the filter")
+    if picture is not None and picture.note:
+        click.echo(f"    note  {picture.note}", err=True)
     nothing = {name: _why_nothing(name, _KINDS[name] in passing, by) for name, hits in answers.items() if not hits}
     _show(answers, nothing)
     for name, why in refused.items():
         click.echo(f"{name} were not searched: {why}", err=True)
+
+
+def _picture(path: Path, at: tuple[float, float] | None) -> QueryPicture:
+    """What of a picture is searched with."""
+    from ...vision.detector import load
+    from ..query_picture import query_picture
+
+    with contextlib.redirect_stdout(sys.stderr):
+        # PyTorch runs the encoder, too; to prepare another runtime takes longer than to read one picture.
+        return query_picture(path, load(runtime="torch"), at)
 
 
 def _names(
