@@ -148,7 +148,7 @@ def _names(
 
 
 def _how(hits: list[Hit]) -> dict[str, Any]:
-    return {"encoder_id": hits[0].encoder_id, "how": hits[0].reasons[-1]} if hits else {}
+    return {"encoder_id": hits[0].encoder_id, "how": hits[0].reasons[-1], "guessed": hits[0].guessed} if hits else {}
 
 
 def _row(hit: Hit) -> dict[str, Any]:

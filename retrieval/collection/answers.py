@@ -104,7 +104,7 @@ def hits_by_vectors(asked: Asked, found: Found, records: Mapping[int, Record], p
     for i, score, more in zip(ids, scores, said, strict=True):
         words = _shared(asked.words, records[i])
         why = (*([f"shares {', '.join(words)}"] if words else []), *more, how)
-        hits.append(Hit(i, score, records[i], asked.space.entry.encoder_id, why))
+        hits.append(Hit(i, score, records[i], asked.space.entry.encoder_id, why, guessed=guessed))
     return hits
 
 

@@ -147,6 +147,7 @@ class Hit:
         reasons: Why it is here, in words; how it was searched for comes last.
         words: The place by words that a text has among those that pass.
         vectors: The place by meaning that a text has among those that pass.
+        guessed: Whether what the reasons say of looks is a guess, by the taxa that the encoder was trained on.
     """
 
     id: int
@@ -156,6 +157,7 @@ class Hit:
     reasons: tuple[str, ...] = ()
     words: Part | None = None
     vectors: Part | None = None
+    guessed: bool = False
 
     @property
     def kind(self) -> Kind:

@@ -224,3 +224,4 @@ def test_a_grain_finds_the_descriptions_that_say_what_it_looks_like(samples, tmp
     assert first["reasons"][0] == f"says {', '.join(term for term in looks if term != 'oblate')}, as the grain looks"
     assert told["lists"][0]["how"].startswith(f"the picture looks {', '.join(looks)}; near in")
     assert told["lists"][0]["how"].endswith("what grains look to have is a guess by the taxa that were trained on")
+    assert (told["lists"][0]["guessed"], found[0]["guessed"]) == (True, False)

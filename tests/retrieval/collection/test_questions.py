@@ -106,11 +106,14 @@ def test_an_encoder_that_can_explain_is_asked_with_the_vectors_found(collection)
         ("shares red", "red looks by 1.0", "near in colours: all 4 compared"),
         ("red looks by 0.8", "near in colours: all 4 compared"),
     ]
+    assert not any(hit.guessed for hit in hits)
     Explaining.guesses = True
+    assert all(hit.guessed for hit in collection.search("red", 2, encoder=Explaining("text")))
     guess = "near in colours: all 4 compared; what grains look to have is a guess by the taxa that were trained on"
     assert {hit.reasons[-1] for hit in collection.search("red", 2, encoder=Explaining("text"))} == {guess}
     Explaining.explain = lambda self, words, vectors: [()] * len(vectors)
-    assert collection.search("red", 1, encoder=Explaining("text"))[0].reasons[-1] == "near in colours: all 4 compared"
+    (hit,) = collection.search("red", 1, encoder=Explaining("text"))
+    assert (hit.reasons[-1], hit.guessed) == ("near in colours: all 4 compared", False)
     assert collection.search(picture(9, 0, 0), 1)[0].reasons == ("near in colours: all 4 compared",)
 
 
