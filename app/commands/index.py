@@ -160,7 +160,7 @@ def info(collection: Path, as_json: bool) -> None:
             if space["exact"]
             else f"{space['nprobe']} of its lists read, recall {space['recall']}"
         )
-        reads = f" of {' and '.join(space['modalities'])}s" if space["modalities"] else ""
+        reads = f" of {' and '.join(f'{one}s' for one in space['modalities'])}" if space["modalities"] else ""
         click.echo(f"  {space['encoder_id']}: {space['vectors']:,} vectors{reads}, {space['dim']} numbers each")
         click.echo(f"    searched by {space['index']}: {how}")
         if unused := space.get("rows", 0) - space["vectors"]:

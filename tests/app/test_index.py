@@ -309,6 +309,9 @@ def test_only_texts_that_describe_are_encoded_for_pictures(tmp_path, monkeypatch
     assert {one["encoder_id"]: one["vectors"] for one in spaces} == {"text thumbnails": 2, "image thumbnails": 1}
     (one,) = run("search", tmp_path / "c", "honey", "--json")["lists"]
     assert (one["in"], one["encoder_id"]) == ("texts", "text thumbnails")
+    with Collection.open(tmp_path / "c") as collection:
+        collection.add([Record(kind="grain")], Thumbnail("image"), items=[np.zeros((9, 9, 3), np.uint8)])
+    assert "image thumbnails: 2 vectors of texts and images, 27 numbers" in run("index", "info", tmp_path / "c")
     Image.new("RGB", (9, 9), "red").save(tmp_path / "red.png")
     (one,) = run("search", tmp_path / "c", "--image", tmp_path / "red.png", "--in", "texts", "--json")["lists"]
     assert [hit["id"] for hit in one["hits"]] == [1]
