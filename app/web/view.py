@@ -13,6 +13,7 @@ import numpy as np
 from ... import __version__
 from ...data.counts import Tally, tally
 from ...data.palette import RGB, colours
+from ...data.taxa import counted_as
 from ...vision.results import SlideResult, runtime_on
 from .session import LOWEST, Reading, Session, Step
 
@@ -62,7 +63,8 @@ def picture(session: Session, slide: str, conf: float) -> dict[str, Any] | None:
         places = np.sort(np.argsort(-result.confidence, kind="stable")[:MOST_OUTLINES])
         result = result.select(places)
     palette = _palette(session)
-    names = list(dict.fromkeys(result.taxa))
+    # A row of the counts lights up all grains that it counts; each keeps its own name in its label.
+    names = list(dict.fromkeys(map(counted_as, result.taxa)))
     number = {name: index for index, name in enumerate(names)}
     return {
         "url": f"gradio_api/file={quote(str(reading.picture))}",
@@ -76,7 +78,7 @@ def picture(session: Session, slide: str, conf: float) -> dict[str, Any] | None:
             {
                 "place": int(place),
                 "box": [round(float(v), 1) for v in box],
-                "taxon": number[taxon],
+                "taxon": number[counted_as(taxon)],
                 "label": f"{taxon} {confidence:.2f}" + (f", {', '.join(flags)}" if flags else ""),
             }
             for place, box, taxon, confidence, flags in zip(
@@ -115,13 +117,15 @@ def headline(session: Session, slide: str, conf: float) -> str:
 def counts(session: Session, slide: str, conf: float) -> str:
     """The tally with its intervals as an HTML table, which spreadsheets take by copy and paste."""
     results = _chosen(session, slide, conf)
-    rows = tally([taxon for result in results for taxon in result.taxa])
+    rows = tally(counted_as(taxon) for result in results for taxon in result.taxa)
     if not rows:
         best = max((float(c) for result in _chosen(session, slide, LOWEST) for c in result.confidence), default=None)
         hint = "Nothing was found." if best is None else f"None this sure; the surest grain has {best:.2f}."
         return f"<p class='none'>{hint}</p>"
     palette = _palette(session)
-    ranks = {taxon: rank for result in results for taxon, rank in zip(result.taxa, result.ranks, strict=True)}
+    ranks = {
+        counted_as(taxon): rank for result in results for taxon, rank in zip(result.taxa, result.ranks, strict=True)
+    }
     body = "".join(_row(row, palette[row.taxon], ranks[row.taxon]) for row in rows)
     return (
         "<table class='counts'><caption>Counts, with 95&nbsp;% limits of the share</caption>"
