@@ -34,7 +34,10 @@ def read_figures(file: str | Path, key: str) -> dict[str, Any]:
 def render_page(
     page: str | Path, scores: Sequence[Mapping[str, Any]], latencies: Sequence[Mapping[str, Any]]
 ) -> list[str]:
-    """Fills the marked places of a page: `scores-SET` and `differences-SET` of all documents, and `latency`.
+    """Fills the marked places of a page.
+
+    They are `scores-SET` and `differences-SET` of all documents, `instead-SET` of all sets of a document by the name of
+    its first, and `latency`.
 
     Returns:
         The names of the places.
@@ -49,6 +52,7 @@ def render_page(
         for name in document["sets"]:
             sections[f"scores-{name}"] = _scores(document, name, read_zoo())
             sections[f"differences-{name}"] = _differences(document, name)
+        sections[f"instead-{next(iter(document['sets']))}"] = _instead(document, read_zoo())
     return fill_page(page, sections)
 
 
@@ -81,6 +85,21 @@ def _differences(document: Mapping[str, Any], name: str) -> str:
         if name in entry
     ]
     return table(["less", "mAP50-95", "mAP50", "AP50, any grain", "count error"], lines)
+
+
+def _instead(document: Mapping[str, Any], zoo: Mapping[str, Any]) -> str:
+    """What each reaches less the detector that `differences` are of: what comes of it in its place."""
+    names = list(document["sets"])
+    lines = []
+    for model, entry in document["differences"].items():
+        known = {**zoo.get(model, {}), **document["models"][model]}
+        cells = [model, _number(known.get("gflops"), 1), str(len(known["runs"]))]
+        for name in names:
+            value, *ends = (-figure for figure in entry[name]["mAP50-95"])
+            cells.append(_signed([value, *sorted(ends)], "mAP50-95"))
+        lines.append(cells)
+    # parts-validation: validation.
+    return table(["in its place", "GFLOPs", "seeds", *(name.rpartition("-")[2] for name in names)], lines)
 
 
 def _latency(documents: Sequence[Mapping[str, Any]]) -> str:

@@ -177,6 +177,14 @@ def test_the_page_and_the_plot(document, tmp_path):
     page.write_text("".join(f"<!-- bench:{place} -->\n<!-- /bench:{place} -->\n" for place in places))
     render_page(page, [document], [latency])
     assert "| hieraedge-n | 90 ms | 1.12 |" in page.read_text()
+    page.write_text("<!-- bench:instead-composed -->\n<!-- /bench:instead-composed -->\n")
+    render_page(page, [document], [latency])
+    head, _, *rows = [line.split(" | ") for line in page.read_text().splitlines() if line.startswith("| ")]
+    assert head[-1] == "composed |"
+    assert [row[0] for row in rows] == ["| yolo11n", "| yolo12n"]
+    for model, row in zip(("yolo11n", "yolo12n"), rows, strict=True):
+        value, low, high = (-100 * figure for figure in document["differences"][model]["composed"]["mAP50-95"])
+        assert row[-1].replace("**", "") == f"{value:+.1f} ({high:+.1f} to {low:+.1f}) |"
     for name in "ab":
         draw(document, latency, tmp_path / name, name="composed")
     assert (tmp_path / "a").read_bytes() == (tmp_path / "b").read_bytes()
