@@ -55,6 +55,17 @@ EXIT_CODES = {
     130: "interrupted; the same command goes on where it stopped",
 }
 
+_SAME = "What was finished is kept; the same command goes on from there."
+# Where work that was broken off goes on, by the first words of the command; what the others began is begun anew.
+GO_ON = {
+    ("detect",): _SAME,
+    ("index", "build"): "What was added is kept; palyno index add goes on from there.",
+    ("index", "add"): _SAME,
+    ("train",): "--resume goes on from the last checkpoint, if there is one yet.",
+    ("train-encoder",): "Of grains --resume goes on from the last checkpoint, if there is one yet.",
+    ("bench", "detectors", "train"): _SAME,
+}
+
 
 class Commands(click.Group):
     """A group that imports a subcommand only when it is called, and tells faults in one line."""
@@ -113,7 +124,8 @@ class Commands(click.Group):
         except PalynoError as error:
             code = _tell(str(error), error.exit_code, args)
         except click.Abort:
-            code = _tell("Interrupted. What was finished is kept; the same command goes on from there.", 130, args)
+            on = [told for words, told in GO_ON.items() if tuple(args[: len(words)]) == words]
+            code = _tell(" ".join(["Interrupted.", *on]), 130, args)
         except OSError as error:
             code = _told(error, args)
         except Exception as error:

@@ -80,6 +80,6 @@ def _was_meant(path: Path, given: Sequence[Path]) -> bool:
 
 
 def _name(path: Path, base: Path) -> str:
-    """A path below `base`, with `/`; bytes that are not UTF-8 are escaped."""
-    name = (path.relative_to(base) if path.is_relative_to(base) else path).as_posix()
+    """A path below `base`, with `/`, and `base` by its own name; bytes that are not UTF-8 are escaped."""
+    name = path.name if path == base else (path.relative_to(base) if path.is_relative_to(base) else path).as_posix()
     return name.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")

@@ -11,6 +11,7 @@ from functools import partial
 from importlib import import_module
 from pathlib import Path
 
+import click
 import palyno
 import pytest
 from click.testing import CliRunner
@@ -220,6 +221,27 @@ def test_an_interrupted_job_exits_with_130_and_goes_on(job, written, slides, tmp
     job(slides)
     job(slides, tmp_path / "whole")
     assert written(out) == written(tmp_path / "whole")
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        ("detect a --out b", "Interrupted. What was finished is kept; the same command goes on from there."),
+        ("index build c a", "Interrupted. What was added is kept; palyno index add goes on from there."),
+        ("train a --out b", "Interrupted. --resume goes on from the last checkpoint, if there is one yet."),
+        ("search c words", "Interrupted."),
+        ("index info c", "Interrupted."),
+    ],
+)
+def test_where_what_was_broken_off_goes_on_is_told_only_where_it_does(words, told, monkeypatch, capsys):
+    def broken_off(*_, **__):
+        raise click.Abort
+
+    monkeypatch.setattr(click.Group, "main", broken_off)
+    with pytest.raises(SystemExit) as ended:
+        command_line.cli.main(words.split())
+    assert ended.value.code == 130
+    assert capsys.readouterr().err == told + "\n"
 
 
 def test_doctor_answers_as_json(palyno_):
