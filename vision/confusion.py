@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from ..data.annotations import LabelledImage
-from ..data.taxa import UNKNOWN, lineage
+from ..data.taxa import UNKNOWN, counted_as, lineage
 from .metrics import match
 from .results import SlideResult
 
@@ -20,8 +20,14 @@ MISSED, FALSE = "missed", "false"
 
 
 def agrees(name: str, rank: str, label: str) -> bool:
-    """Whether a name, given at a rank, is right for a label: the same, or the label's own taxon at that rank."""
-    return name == label or name == getattr(lineage(label), rank, None)
+    """Whether a name, given at a rank, is right for a label: the same, or the label's own taxon at that rank.
+
+    `Poaceae sp.` claims no species, so that it is right for `Zea mays` as `Poaceae` is.
+    """
+    own, taxon = lineage(label), counted_as(name)
+    if taxon != name:
+        return taxon in (counted_as(label), own.genus, own.family)
+    return name == label or name == getattr(own, rank, None)
 
 
 @dataclass(frozen=True)

@@ -5,13 +5,31 @@ from __future__ import annotations
 import numpy as np
 import pytest
 from palyno.data.annotations import LabelledImage
-from palyno.vision.confusion import FALSE, MISSED, block_order, confusion
+from palyno.vision.confusion import FALSE, MISSED, agrees, block_order, confusion
 from palyno.vision.metrics import match
 from palyno.vision.results import Provenance, SlideResult
 
 TRUE = ("Betula pendula", "Serjania erecta", "Zea mays", "unknown")
 NAMED = ("Betula pendula", "Serjania", "Serjania erecta", "Zea mays", "unknown")
 RANK = {"Serjania": "genus", "unknown": "unknown"}
+
+
+@pytest.mark.parametrize(
+    ("name", "rank", "label", "right"),
+    [
+        ("Zea mays", "species", "Zea mays", True),
+        ("Poaceae", "family", "Zea mays", True),
+        ("Poaceae sp.", "species", "Zea mays", True),
+        ("Serjania sp.", "species", "Serjania erecta", True),
+        ("Poaceae sp.", "species", "Betula pendula", False),
+        ("Zea mays", "species", "Poaceae sp.", False),
+        ("Poaceae-type", "species", "Zea mays", False),
+        ("Serjania", "genus", "Serjania erecta", True),
+        ("Serjania", "family", "Serjania erecta", False),
+    ],
+)
+def test_a_name_is_right_where_it_claims_no_more_than_is_so(name, rank, label, right):
+    assert agrees(name, rank, label) is right
 
 
 def made(images=15, seed=0):
