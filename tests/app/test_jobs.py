@@ -28,6 +28,18 @@ def rows(file: Path) -> list[dict[str, str]]:
         return list(csv.DictReader(table))
 
 
+def breaking(fake, after=1):
+    """A detector that is interrupted at the slide after so many."""
+
+    class Breaks(fake.FakeDetector):
+        def detect(self, slide, **arguments):
+            if len(self.seen) == after:
+                raise KeyboardInterrupt
+            return super().detect(slide, **arguments)
+
+    return Breaks()
+
+
 def without_timing(out: Path) -> dict:
     run = json.loads((out / "run.json").read_text())
     run.pop("timing")
@@ -170,14 +182,8 @@ def test_a_kill_after_any_write_loses_and_repeats_nothing(job, fake, written, sl
 
 
 def test_going_on_reads_only_what_is_missing(job, fake, slides, tmp_path):
-    class Breaks(fake.FakeDetector):
-        def detect(self, slide, **arguments):
-            if len(self.seen) == 2:
-                raise KeyboardInterrupt
-            return super().detect(slide, **arguments)
-
     with pytest.raises(KeyboardInterrupt):
-        job(slides, detector=Breaks())
+        job(slides, detector=breaking(fake, 2))
     again = fake.FakeDetector()
     report = job(slides, detector=again)
     assert again.seen == ["a.png"]
@@ -264,14 +270,8 @@ def test_a_strangers_table_is_not_replaced(job, slides, tmp_path):
 
 
 def test_other_settings_do_not_mix_with_an_unfinished_run(job, fake, slides):
-    class Breaks(fake.FakeDetector):
-        def detect(self, slide, **arguments):
-            if self.seen:
-                raise KeyboardInterrupt
-            return super().detect(slide, **arguments)
-
     with pytest.raises(KeyboardInterrupt):
-        job(slides, detector=Breaks())
+        job(slides, detector=breaking(fake))
     with pytest.raises(UsageError, match=r"unfinished run with other settings \(conf 0\.25, now 0\.5\)"):
         job(slides, conf=0.5)
     with pytest.raises(UsageError, match=rf"\(iou {IOU}, now 0\.5\)"):
@@ -284,14 +284,8 @@ def test_other_settings_do_not_mix_with_an_unfinished_run(job, fake, slides):
 def test_a_run_begun_with_another_limit_of_overlap_goes_on_only_so(job, fake, slides, tmp_path):
     """It is not ended with slides that are counted otherwise."""
 
-    class Breaks(fake.FakeDetector):
-        def detect(self, slide, **arguments):
-            if self.seen:
-                raise KeyboardInterrupt
-            return super().detect(slide, **arguments)
-
     with pytest.raises(KeyboardInterrupt):
-        job(slides, iou=0.5, detector=Breaks())
+        job(slides, iou=0.5, detector=breaking(fake))
     with pytest.raises(UsageError, match=rf"\(iou 0\.5, now {IOU}\); use the same settings to go on with it, --no-res"):
         job(slides)
     rest = fake.FakeDetector()
