@@ -144,7 +144,7 @@ def explain(
         grain: One of a result's, or a box `xyxy` in pixels of the slide, also one that the detector left out.
         methods: Any of `gradcam`, `eigencam`, `ig`, `edges`.
         layer: For the first two: `neck`, `backbone`, `fine`, or the name of a layer of this network.
-        taxon: The class to explain; None takes the grain's name where it is a class, else its likeliest class.
+        taxon: The class to explain; None takes its likeliest class, also of a grain that is called `unknown`.
         context: Sides of the grain that the network is shown, at least 256 pixels and at most the tile; `inf` for the
             tile.
         tile: As for `Detector.detect`; of a result the provenance's `tile_px`.
@@ -188,7 +188,8 @@ def explain(
     name = detector.namer.names(place.probabilities[None])[0]
     sure = float(at_least_one(place.probabilities.clip(0, 1 - 1e-7)))
     told: Any = grain if isinstance(grain, Grain) else name
-    own = taxon or (told.taxon if told.taxon in dict(told.candidates) else None)
+    # A grain that is called unknown, or by its genus, is explained by what it was likeliest of all.
+    own = taxon or next((name for name, _ in told.candidates), None)
     target = detector.classes.index(own) if own in detector.classes else int(place.probabilities.argmax())
     maps, logit = attributions(
         opened, sight, place, target, methods=methods, layer=layer, crop=crop, box=box, tolerance=tolerance

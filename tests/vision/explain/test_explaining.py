@@ -1,6 +1,7 @@
 """One grain explained: the right place of the network, a map that no other grain takes part in, and layers by role."""
 
 import copy
+import dataclasses
 import math
 
 import numpy as np
@@ -125,6 +126,18 @@ def test_the_explained_class_can_be_chosen(detector, picture, result):
     assert made.explained == other
     assert made.logit < own.logit
     assert not np.array_equal(made.maps[0].values, own.maps[0].values)
+
+
+def test_a_grain_without_a_name_is_explained_by_what_it_was_likeliest(detector, picture, result):
+    """Though `unknown` is a class, and may be among its candidates with a small share."""
+    grain = result[0]
+    own = explain(detector, picture, grain, methods=["gradcam"])
+    share = next(p for _, p in grain.candidates)
+    candidates = (*grain.candidates[:1], ("unknown", share / 10))
+    unnamed = dataclasses.replace(grain, taxon="unknown", rank="unknown", candidates=candidates)
+    made = explain(detector, picture, unnamed, methods=["gradcam"])
+    assert (made.taxon, made.explained) == ("unknown", own.explained)
+    assert np.array_equal(made.maps[0].values, own.maps[0].values)
 
 
 def test_integrated_gradients_sum_up_to_what_an_empty_field_lacks(detector, picture, result):
