@@ -7,6 +7,7 @@ on other people's slides, so all of it is off. A variable the user has set is le
 
 from __future__ import annotations
 
+import logging
 import os
 from pathlib import Path
 
@@ -35,6 +36,12 @@ def switch_off() -> None:
     for name, value in SWITCHES.items():
         os.environ.setdefault(name, value)
     os.environ.setdefault("YOLO_CONFIG_DIR", str(cache_dir()))
+    logging.getLogger("ultralytics").addFilter(_not_of_settings)
+
+
+def _not_of_settings(record: logging.LogRecord) -> bool:
+    """All but what ultralytics tells at its first import, on stdout, where `--json` goes: that it made settings."""
+    return not str(record.msg).startswith("Creating new Ultralytics Settings")
 
 
 def provide_fonts() -> None:

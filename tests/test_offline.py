@@ -72,20 +72,29 @@ for act in (lambda: socket.create_connection(("192.0.2.1", 80), 1), lambda: sock
 
 
 def test_main_job_needs_no_network(tmp_path, run_python, samples, shipped_model):
-    """As a user runs it first: with an empty cache, in which the network is prepared."""
+    """As a user runs it first: with an empty cache, in which the network is prepared; one document on stdout."""
     variables, attempts = _blocked(tmp_path)
-    variables["PALYNO_RUNTIME"] = "auto"
+    variables |= {"PALYNO_RUNTIME": "auto", "YOLO_CONFIG_DIR": str(tmp_path / "cache")}
     slides, out = tmp_path / "slides", tmp_path / "results"
     slides.mkdir()
     for sample in samples.glob("*.jpg"):
         Image.open(sample).crop((600, 400, 1240, 1040)).save(slides / f"{sample.stem}.png")
     code = "from palyno.app.cli import main; main()"
     formats = "csv,parquet,coco,geojson,labelstudio,yolo"
-    run_python("-c", code, "detect", slides, "--out", out, "--device", "cpu", "--formats", formats, **variables)
+    arguments = ("detect", slides, "--out", out, "--device", "cpu", "--formats", formats, "--json")
+    assert json.loads(run_python("-c", code, *arguments, **variables))["finished"]
     run = json.loads((out / "run.json").read_text(encoding="utf-8"))
     assert run["finished"] and run["totals"]["grains"] > 0
     assert run["runtime"].startswith("onnxruntime ") and "note" not in run
     assert attempts.read_text(encoding="utf-8") == ""
+
+
+def test_the_first_import_of_ultralytics_puts_nothing_on_stdout(tmp_path, run_python):
+    """Where `--json` has one document; it tells of the settings that it makes."""
+    config = tmp_path / "config"
+    code = "import palyno.vision.models.detection; from ultralytics.utils import LOGGER; LOGGER.info('the rest')"
+    assert run_python("-c", code, YOLO_CONFIG_DIR=str(config)) == "the rest\n"
+    assert (config / "Ultralytics" / "settings.json").is_file()
 
 
 @pytest.mark.slow
