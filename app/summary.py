@@ -12,6 +12,7 @@ from .report import RunReport, SlideReport
 if TYPE_CHECKING:
     from rich.console import Console
     from rich.table import Table
+    from rich.text import Text
 
 __all__ = ["show"]
 
@@ -89,14 +90,20 @@ def _table(title: str, *columns: tuple[str, str]) -> Table:
     return table
 
 
-def _taxa(report: RunReport) -> Table:
-    """Counts over all slides, the most frequent taxa first."""
+def _taxa(report: RunReport) -> Table | Text:
+    """Counts over all slides, the most frequent taxa first; a line where there is nothing to count."""
     from rich.text import Text
 
     rows = report.counts()
     grains = sum(row.n for row in rows)
     slides = report.read[0].slide if len(report.read) == 1 else f"{len(report.read)} slides"
     title = f"{grains} grain{'' if grains == 1 else 's'} on {slides}"
+    if not rows:
+        conf = report.key["arguments"].get("conf")
+        if conf is None or not report.read:
+            return Text(title, "bold")
+        hint = f"Nothing was as sure as {conf:g}; a lower --conf shows what was less so."
+        return Text.assemble((title, "bold"), "\n", hint)
     table = _table(title, ("taxon", "left"), ("n", "right"), ("%", "right"), ("95 % interval", "right"))
     for row in rows[:_MOST_TAXA]:
         style = "italic" if row.taxon not in ("unknown", "indeterminable") else "dim"

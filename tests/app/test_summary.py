@@ -12,8 +12,8 @@ from palyno.vision.results import Provenance
 from rich.console import Console
 
 
-def told(slides, note=None, **options) -> str:
-    key = {"model": {}, "arguments": {}, "device": "cpu", "versions": {}}
+def told(slides, note=None, arguments=None, **options) -> str:
+    key = {"model": {}, "arguments": arguments or {}, "device": "cpu", "versions": {}}
     report = RunReport("out", key, {}, tuple(slides), (), "", 75.0, True, note)
     stream = io.StringIO()
     show(report, console=Console(file=stream, width=100, color_system=None), **options)
@@ -31,6 +31,15 @@ def test_a_share_is_shown_with_its_interval():
     (row,) = [line for line in text.splitlines() if "Betula" in line]
     assert row.split() == ["Betula", "30", "10.0", "7.1", "–", "13.9"]
     assert "300 grains on a.png" in text
+
+
+def test_where_there_is_nothing_to_count_there_is_no_empty_table():
+    slide = SlideReport("a.png", "a.png", "ok", grains=0, taxa={}, fraction_read=1.0)
+    text = told([slide], arguments={"conf": 0.4})
+    assert "0 grains on a.png\nNothing was as sure as 0.4; a lower --conf shows what was less so." in text
+    assert "95 %" not in text and "─" not in text
+    failed = SlideReport("b.png", "b.png", "failed", "not an image")
+    assert "0 grains on 0 slides" in (text := told([failed], arguments={"conf": 0.4})) and "--conf" not in text
 
 
 def test_names_that_are_counted_as_one_have_a_row_over_all_slides():
