@@ -15,6 +15,7 @@ import numpy as np
 
 from ..data.slides import open_slide
 from ..errors import NothingToDoError, UsageError
+from ..vision.operating import USUAL
 from .collecting import crop
 
 if TYPE_CHECKING:
@@ -28,7 +29,6 @@ __all__ = ["QueryPicture", "query_picture"]
 _SMALL_PX, _FILLS = 160, 0.4
 # Pixels above which a picture is no query: a field of a microscope has 5 to 20 million.
 _MOST_PX = 100_000_000
-_CONF = 0.25
 
 
 @dataclass(frozen=True, eq=False)
@@ -82,7 +82,7 @@ def query_picture(path: Path, detector: Detector, at: tuple[float, float] | None
         picture = slide.read(0, 0, width, height)
         if at is None and _one_fills(picture, detector):
             return QueryPicture(picture)
-        found = detector.detect(picture, conf=_CONF, name=path.name)
+        found = detector.detect(picture, conf=USUAL, name=path.name)
         if at is not None and not len(found):
             raise NothingToDoError(f"{path.name}: expected a grain to search with, found none; search without --at")
         if at is None and len(found) < 2:
@@ -109,7 +109,7 @@ def _one_fills(picture: np.ndarray, detector: Detector) -> bool:
     # Mirrored around it, so that a grain at its border is not one that is cut by the slide's.
     y, x = height // 2, width // 2
     around = np.pad(picture, ((y, y), (x, x), (0, 0)), mode="symmetric")
-    found = detector.detect(around, conf=_CONF)
+    found = detector.detect(around, conf=USUAL)
     whole = np.array([[x, y, x + width, y + height]], np.float32)
     return bool(len(found)) and float(iou_matrix(whole, found.boxes).max()) >= _FILLS
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import datetime
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
@@ -92,7 +92,7 @@ def _call(name: str, classes: int, device: str, batch: int, order: Any) -> Any:
     network = network.half().to(device).to(memory_format=order)
     images = images.half().to(device).to(memory_format=order)
     if not _can_be_captured(network):
-        return partial(_launched, network, images)
+        return partial(_synchronized, partial(network, images), None)
     stream, graph = torch.cuda.Stream(), torch.cuda.CUDAGraph()
     stream.wait_stream(torch.cuda.current_stream())
     with torch.cuda.stream(stream):
@@ -101,7 +101,7 @@ def _call(name: str, classes: int, device: str, batch: int, order: Any) -> Any:
         with torch.cuda.graph(graph, stream=stream):
             kept = network(images)
     # The graph holds addresses alone: of the weights, the images and what comes out.
-    return partial(_replayed, graph, (network, images, kept))
+    return partial(_synchronized, graph.replay, (network, images, kept))
 
 
 def _can_be_captured(network: Any) -> bool:
@@ -114,15 +114,8 @@ def _plain(network: Any, images: Any, _: Any) -> None:
     network(images)
 
 
-def _launched(network: Any, images: Any, _: Any) -> None:
+def _synchronized(call: Callable[[], Any], kept: Any, _: Any) -> None:
     import torch
 
-    network(images)
-    torch.cuda.synchronize()
-
-
-def _replayed(graph: Any, kept: Any, _: Any) -> None:
-    import torch
-
-    graph.replay()
+    call()
     torch.cuda.synchronize()

@@ -47,12 +47,12 @@ def render_page(
     """
     from ...vision.models.zoo import read_zoo
 
-    sections = {"latency": _latency(latencies)}
+    zoo, sections = read_zoo(), {"latency": _latency(latencies)}
     for document in scores:
         for name in document["sets"]:
-            sections[f"scores-{name}"] = _scores(document, name, read_zoo())
+            sections[f"scores-{name}"] = _scores(document, name, zoo)
             sections[f"differences-{name}"] = _differences(document, name)
-        sections[f"instead-{next(iter(document['sets']))}"] = _instead(document, read_zoo())
+        sections[f"instead-{next(iter(document['sets']))}"] = _instead(document, zoo)
     return fill_page(page, sections)
 
 

@@ -124,7 +124,7 @@ def score_all(
         name, truth = one.name, one.read()
         true = list(truth.values())
         weights = np.vstack([np.ones((1, len(truth)), int), draws(len(truth), number, seed)])
-        grains = sum(map(len, truth.values()))
+        grains = sum(map(len, true))
         sets[name] = {
             "images": len(truth),
             "grains": grains,
