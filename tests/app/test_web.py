@@ -18,6 +18,7 @@ import numpy as np
 import pytest
 from palyno.app.web import view
 from palyno.app.web.choice import Detectors
+from palyno.app.web.files import make
 from palyno.app.web.session import LOWEST, Session, Sessions
 from palyno.data.slides import open_slide
 from palyno.errors import SlideError, UsageError
@@ -128,6 +129,28 @@ class TestSession:
         assert len(shown) == 20 and min(float(grain["label"][-4:]) for grain in shown) == pytest.approx(0.69, abs=0.02)
         line = view.headline(session, "slide.png", LOWEST)
         assert "<strong>60</strong>" in line and "surest 20 only" in line
+
+    def test_a_taxon_has_one_colour_on_the_page_and_in_every_file_at_any_confidence(self, tmp_path, slide, monkeypatch):
+        from palyno.app import overlay
+
+        session, drawn, real = Session(tmp_path / "s"), [], overlay.draw
+        list(session.read(Detector(), [slide, slide]))
+        for number, (name, reading) in enumerate(session.readings.items()):
+            taxa = tuple(f"Taxon {(i + 20 * number) % 45}" for i in range(len(CONFIDENCES)))
+            session.readings[name] = replace(reading, result=replace(reading.result, taxa=taxa))
+        monkeypatch.setattr(overlay, "draw", lambda *a, palette: (drawn.append(palette), real(*a, palette=palette))[1])
+        colours = {}
+        for conf in (LOWEST, 0.5, 0.9):
+            for name in session.readings:
+                for taxon in view.picture(session, name, conf)["taxa"]:
+                    assert colours.setdefault(taxon["name"], taxon["colour"]) == taxon["colour"]
+            with zipfile.ZipFile(make(session, "all", conf)) as archive:
+                files = [json.loads(archive.read(f)) for f in archive.namelist() if f.endswith(".geojson")]
+            classes = [feature["properties"]["classification"] for file in files for feature in file["features"]]
+            assert len(classes) == 2 * sure(conf)
+            for told in (*((one["name"], one["color"]) for one in classes), *drawn[-1].items()):
+                assert colours[told[0]] == "#{:02x}{:02x}{:02x}".format(*told[1])
+        assert len(set(colours.values())) == len(colours) == 45
 
     def test_what_was_decided_in_reading_a_slide_is_told_beside_its_size(self, tmp_path, slide):
         session = Session(tmp_path / "s")
