@@ -62,11 +62,6 @@ def build_page(detectors: Detectors, folder: str | Path) -> gr.Blocks:
         for step in session.read(detector, given, _um_per_px(scale)):
             yield view.progress(step)
         yield view.troubles(session, len(given))
-        if session.failures:
-            told = "; ".join(f"{name}: {reason}" for name, reason in session.failures.items())
-            if not session.readings:
-                raise PalynoError(told)
-            gr.Warning(escape(told))
 
     @_told
     def finish(conf: float, request: gr.Request) -> tuple[Any, ...]:
@@ -136,6 +131,8 @@ def build_page(detectors: Detectors, folder: str | Path) -> gr.Blocks:
                 conf = gr.Slider(
                     LOWEST, 0.95, 0.25, step=0.01, label="Confidence at least", buttons=[], elem_id="confidence"
                 )
+                # Typed beside it, 0.4 begins with a 0: what is beyond an end is the end.
+                conf.preprocess = lambda payload: min(max(payload or LOWEST, LOWEST), conf.maximum)  # type: ignore[method-assign]
             with gr.Column(scale=1, min_width=320, visible=False) as results:
                 slide = gr.Dropdown(label="Slide", visible=False, elem_id="slide")
                 with gr.Row(elem_id="found"):
@@ -153,7 +150,7 @@ def build_page(detectors: Detectors, folder: str | Path) -> gr.Blocks:
                                 name: gr.Button(label, size="sm", min_width=100, elem_id=f"get-{name}")
                                 for name, label in CHOICES.items()
                             }
-                        ready = gr.DownloadButton(visible="hidden", elem_id="ready")
+                        ready = gr.DownloadButton(elem_id="ready")
             with gr.Column(scale=1, min_width=320) as welcome:
                 gr.HTML(view.WELCOME, elem_id="welcome")
         footer = gr.HTML(view.footer(detectors[None], _source()), elem_id="footer")
@@ -170,7 +167,9 @@ def build_page(detectors: Detectors, folder: str | Path) -> gr.Blocks:
             done = begun.success(read, [given, um, model], status, concurrency_limit=1, concurrency_id="model", **quiet)
             done.success(finish, conf, [results, welcome, slide, footer, *shown], concurrency_limit=8, **quiet)
             done.success(lambda: "", None, why, queue=False, **quiet)
-            done.then(rest, None, switched, queue=False, **quiet)
+            # The first comes after a success only.
+            for ended in (done.then, done.failure):
+                ended(rest, None, switched, queue=False, **quiet)
 
         run(start, files)
         for path, button in tries.items():

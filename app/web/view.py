@@ -108,10 +108,14 @@ def headline(session: Session, slide: str, conf: float) -> str:
         flags.append(f"outlines of the surest {MOST_OUTLINES} only")
     warning = f"<span class='flags'>{escape(', '.join(flags))}</span>" if flags else ""
     word = "grain" if n == 1 else "grains"
-    return (
-        f"<div class='headline'><strong>{n}</strong> {word} <span class='facts'>{escape(' · '.join(facts))}</span>"
-        f"{warning}</div>"
-    )
+    line = f"<strong>{n}</strong> {word} <span class='facts'>{escape(' · '.join(facts))}</span>{warning}"
+    return f"<div class='headline'>{line}</div>" + (_slides(results) if len(results) > 1 else "")
+
+
+def _slides(results: Sequence[SlideResult]) -> str:
+    """The grains of each slide, where no picture is shown."""
+    rows = "".join(f"<tr><td>{escape(result.slide)}</td><td>{len(result)}</td></tr>" for result in results)
+    return f"<table class='counts slides'><thead><tr><th>Slide</th><th>n</th></tr></thead><tbody>{rows}</tbody></table>"
 
 
 def counts(session: Session, slide: str, conf: float) -> str:
