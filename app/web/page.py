@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 import math
 from collections.abc import Callable, Iterator
-from functools import wraps
+from functools import partial, wraps
 from html import escape
 from importlib import metadata
 from pathlib import Path
@@ -50,7 +50,8 @@ def build_page(detectors: Detectors, folder: str | Path) -> gr.Blocks:
             raise UsageError(f"expected at most {MOST_SLIDES} slides, got {len(given)}; palyno detect takes any number")
         _um_per_px(scale)
         sessions[request.session_hash].begin()
-        return view.waiting(), *_switch(len(starters), busy=True)
+        # What was read before is gone once the run begins.
+        return gr.update(visible=False), view.waiting(), *_switch(len(starters), busy=True)
 
     def rest() -> tuple[Any, ...]:
         return _switch(len(starters), busy=False)
@@ -163,12 +164,12 @@ def build_page(detectors: Detectors, folder: str | Path) -> gr.Blocks:
         def run(button: gr.Button, given: gr.components.Component) -> None:
             """Chains a run to a button; the model works for one visitor at a time."""
             switched = [*starters, stop]
-            begun = button.click(begin, [given, um], [status, *switched], concurrency_limit=None, **quiet)
+            begun = button.click(begin, [given, um], [results, status, *switched], concurrency_limit=None, **quiet)
             done = begun.success(read, [given, um, model], status, concurrency_limit=1, concurrency_id="model", **quiet)
-            done.success(finish, conf, [results, welcome, slide, footer, *shown], concurrency_limit=8, **quiet)
-            done.success(lambda: "", None, why, queue=False, **quiet)
-            # The first comes after a success only.
-            for ended in (done.then, done.failure):
+            # After a failure, `then` does not come.
+            for ended in (done.success, done.failure):
+                ended(finish, conf, [results, welcome, slide, footer, *shown], concurrency_limit=8, **quiet)
+                ended(lambda: "", None, why, queue=False, **quiet)
                 ended(rest, None, switched, queue=False, **quiet)
 
         run(start, files)
@@ -180,8 +181,13 @@ def build_page(detectors: Detectors, folder: str | Path) -> gr.Blocks:
         slide.input(lambda: "", None, why, queue=False, **quiet)
         picture.click(explain, slide, why, concurrency_limit=1, concurrency_id="model", trigger_mode="once", **quiet)
         for name, button in {"all": everything, **single}.items():
-            made = button.click(_maker(sessions, name), conf, ready, concurrency_limit=2, **quiet)
+            busy = button.click(
+                partial(gr.update, value="Writing …", interactive=False), None, button, queue=False, **quiet
+            )
+            made = busy.then(_maker(sessions, name), conf, ready, concurrency_limit=2, **quiet)
             made.success(None, js=_asset("download.js"), **quiet)
+            for ended in (made.success, made.failure):
+                ended(partial(gr.update, value=button.value, interactive=True), None, button, queue=False, **quiet)
         page.unload(leave)
     return page
 

@@ -354,6 +354,8 @@ class TestPage:
             with tab.expect_download() as download:
                 tab.locator(f"#get-{name}").click()
             assert download.value.suggested_filename == file
+        becomes(lambda: tab.locator("#get-parquet").inner_text(), "Parquet")
+        assert tab.locator("#get-parquet").is_enabled()
 
     def test_cancel_keeps_what_was_read_and_frees_the_page(self, tab, served, slide, monkeypatch):
         arrived, cancel = threading.Event(), Session.cancel
@@ -373,6 +375,15 @@ class TestPage:
         tab.locator("#start").click()
         tab.locator("table.counts").wait_for()
         assert count(tab) == sure(0.25)
+        # While slides are read again, nothing is shown or handed out under the name of the whole.
+        served[1].gate.clear()
+        tab.locator("#start").click()
+        tab.locator(".progress", has_text="slide 1 of 6").wait_for()
+        set_confidence(tab, 0.5)
+        assert tab.locator("#headline").is_hidden() and tab.locator("#get-all").is_hidden()
+        served[1].gate.set()
+        tab.locator("table.counts").wait_for()
+        assert count(tab) == sure(0.5)
 
     def test_several_slides_one_of_them_unreadable(self, tab, tmp_path, slide):
         bad, other = tmp_path / "bad.jpg", tmp_path / "other.png"
