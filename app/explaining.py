@@ -102,6 +102,7 @@ def explain_slide(
         if isinstance(options.overlap, int):
             reading["overlap"] = options.overlap
         grains: list[Grain | Sequence[float]]
+        found: list[tuple[tuple[str, ...], np.ndarray]] = []
         if options.box is not None:
             grains = [options.box]
         else:
@@ -117,7 +118,7 @@ def explain_slide(
             # The tiles that the grains were found in, which are smaller than asked where grains are small.
             reading["tile"], reading["overlap"] = made["tile_px"], made["overlap_px"]
             reading["imgsz"] = None if options.imgsz is None else made["imgsz"]
-            grains = list(_chosen(result, options))
+            grains, found = list(_chosen(result, options)), [(result.taxa, result.confidence)]
         rows = []
         for done, grain in enumerate(grains, 1):
             explanation = explain(
@@ -132,7 +133,7 @@ def explain_slide(
                 **reading,
             )
             name = f"{path.stem}_{_label(grain)}.png"
-            write_bytes(out / name, png(draw(explanation)), overwrite=options.overwrite)
+            write_bytes(out / name, png(draw(explanation, found)), overwrite=options.overwrite)
             rows.append({"file": name, **summary(explanation)})
             if progress:
                 progress(done, len(grains))

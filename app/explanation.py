@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from functools import cache
 
 import cv2
@@ -34,8 +34,16 @@ _MEANING = {
 _MAP = "inferno"
 
 
-def draw(explanation: Explanation) -> Image.Image:
-    """The panel of one grain."""
+def draw(explanation: Explanation, found: Iterable[tuple[Iterable[str], Iterable[float] | None]] = ()) -> Image.Image:
+    """The panel of one grain.
+
+    Args:
+        explanation: What it shows.
+        found: The run that the grain is of, as `colours` takes it: its taxa keep their colours here.
+    """
+    told = {explanation.taxon: 1.0, **dict(explanation.candidates)}
+    # Names that the run has not found choose after those that it has.
+    palette = colours([*found, (told, [probability - 1 for probability in told.values()])])
     heats = [one for one in explanation.maps if one.method != "edges"]
     edges = [one for one in explanation.maps if one.method == "edges"]
     columns = max(3, 1 + len(heats), len(edges))
@@ -50,7 +58,9 @@ def draw(explanation: Explanation) -> Image.Image:
     _draw_head(pen, explanation, width)
     y = _PAD + head
     crop = _fitted(Image.fromarray(explanation.picture))
-    _place(canvas, pen, _marked(crop, explanation), 0, y, ("The grain", _extent(explanation)))
+    _place(
+        canvas, pen, _marked(crop, explanation, palette[explanation.taxon]), 0, y, ("The grain", _extent(explanation))
+    )
     for column, one in enumerate(heats, 1):
         _place(canvas, pen, _fitted(Image.fromarray(heat(explanation.picture, one))), column, y, _caption(one))
     if edges:
@@ -58,7 +68,7 @@ def draw(explanation: Explanation) -> Image.Image:
         for column, one in enumerate(edges):
             _place(canvas, pen, _fitted(Image.fromarray(_painted(_scaled(one)))), column, y, _caption(one))
     y = _PAD + head + tiles
-    _draw_names(canvas, pen, explanation, y)
+    _draw_names(canvas, pen, explanation, y, palette)
     _draw_key(canvas, pen, y, width)
     _draw_foot(pen, foot, height)
     return canvas
@@ -111,7 +121,7 @@ def _fitted(picture: Image.Image) -> Image.Image:
     return tile
 
 
-def _marked(tile: Image.Image, explanation: Explanation) -> Image.Image:
+def _marked(tile: Image.Image, explanation: Explanation, colour: RGB) -> Image.Image:
     """The crop with the grain's outline and, where the pixel size is known, a scale bar."""
     x1, y1, x2, y2 = explanation.crop
     scale = _TILE / max(x2 - x1, y2 - y1)
@@ -120,7 +130,6 @@ def _marked(tile: Image.Image, explanation: Explanation) -> Image.Image:
     pen = ImageDraw.Draw(layer)
     ax, ay, bx, by = (2 * v for v in _moved(explanation.box, scale, left, top))
     radius = 0.3 * min(bx - ax, by - ay)
-    colour = _palette(explanation)[explanation.taxon]
     pen.rounded_rectangle((ax - 2, ay - 2, bx + 2, by + 2), radius, None, (255, 255, 255, 150), 10)
     pen.rounded_rectangle((ax, ay, bx, by), radius, None, (*colour, 255), 5)
     if explanation.um_per_px:
@@ -133,10 +142,6 @@ def _marked(tile: Image.Image, explanation: Explanation) -> Image.Image:
         pen.rectangle((x - 3, y - 3, x + 2 * length + 3, y + 11), (255, 255, 255, 220))
         pen.rectangle((x, y, x + 2 * length, y + 8), (*_INK, 255))
     return Image.alpha_composite(tile.convert("RGBA"), layer.reduce(2)).convert("RGB")
-
-
-def _palette(explanation: Explanation) -> dict[str, RGB]:
-    return colours([explanation.taxon, *(name for name, _ in explanation.candidates)])
 
 
 def _moved(box: Sequence[float], scale: float, left: float, top: float) -> tuple[float, float, float, float]:
@@ -202,10 +207,11 @@ def _bar(probability: float, length: int, colour: RGB) -> Image.Image:
     return picture.reduce(4)
 
 
-def _draw_names(canvas: Image.Image, pen: ImageDraw.ImageDraw, explanation: Explanation, y: int) -> None:
+def _draw_names(
+    canvas: Image.Image, pen: ImageDraw.ImageDraw, explanation: Explanation, y: int, palette: Mapping[str, RGB]
+) -> None:
     """The likeliest names, each with a bar of its probability."""
     rows = explanation.candidates or ((explanation.taxon, explanation.probability),)
-    palette = _palette(explanation)
     step, small = round(1.9 * _EM), font(round(0.86 * _EM))
     label, bar = 13 * _EM, 8 * _EM
     for number, (name, probability) in enumerate(rows):

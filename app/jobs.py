@@ -228,7 +228,7 @@ class _Job:
         """Draws every slide that was read, unless its overlay is there; colours are shared by all slides."""
         from ..data.palette import colours
 
-        palette = colours(taxon for report in self.reports.values() for taxon in report.taxa)
+        palette = colours((result.taxa, result.confidence) for result in _Results(self.ledger, self.readings))
         for index, (name, reading) in enumerate(self.readings.items()):
             self.progress.drawing(index, name)
             file, report = self._overlay_file(name), self.reports[name]

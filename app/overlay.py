@@ -48,7 +48,7 @@ def draw(
     Raises:
         SlideError: The slide cannot be opened.
     """
-    palette = palette or colours(result.taxa)
+    palette = palette or colours([(result.taxa, result.confidence)])
     with nullcontext(source) if isinstance(source, Slide) else slide_from(source, name=result.slide) as slide:
         scale = min(1.0, max_side / max(slide.width, slide.height))
         picture = _reduced(slide, scale)

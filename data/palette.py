@@ -1,10 +1,11 @@
-"""Colours of taxa: the same name prefers the same colour, and no two taxa of a set share one."""
+"""Colours of taxa: a name has one colour in a run and prefers it in others, and no two taxa of a run share one."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Iterable
 from hashlib import sha256
+from itertools import repeat
 
 from .taxa import counted_as
 
@@ -24,31 +25,54 @@ _FIRST: tuple[RGB, ...] = (
     (110, 50, 160),
     (150, 20, 45),
 )
-_SECOND: tuple[RGB, ...] = ((125, 140, 0), (240, 120, 165), (0, 85, 95), (130, 85, 40))
+# Each as far as possible from those before it and from the greys, to common and to red- and green-blind eyes.
+_SECOND: tuple[RGB, ...] = (
+    (170, 170, 90),
+    (90, 30, 70),
+    (90, 130, 250),
+    (160, 100, 50),
+    (30, 60, 20),
+    (150, 130, 180),
+    (240, 110, 120),
+    (20, 50, 110),
+    (240, 120, 230),
+    (90, 80, 0),
+    (0, 80, 110),
+    (50, 110, 80),
+)
 # Taxa that say what is not known stay in the background.
 _GREY: dict[str, RGB] = {"unknown": (105, 105, 110), "indeterminable": (160, 160, 165)}
 
 
-def colours(taxa: Iterable[str]) -> dict[str, RGB]:
+def colours(found: Iterable[tuple[Iterable[str], Iterable[float] | None]]) -> dict[str, RGB]:
     """A colour for each taxon of a slide or a run.
 
+    Taxa choose in the order of their surest grain. A higher threshold takes away the last of them and leaves the others
+    their colours: what is read once with a low threshold and filtered looks as if it were read with a higher one.
+
     Args:
-        taxa: Names, in any order.
+        found: Of each slide the names of its grains, and how sure each is, or None where nothing tells; in any order.
 
     Returns:
         Red, green, blue in 0 to 255 by name, and by the name under which it is counted: names that are counted as one
         have one colour. The first eight taxa take the place that their name's hash asks for, or the next free one;
-        further ones follow in order, from the thirteenth on by the golden angle round the hues.
+        further ones follow in order, from the twenty-first on by the golden angle round the hues.
     """
-    names = set(taxa)
-    chosen = _chosen({counted_as(name) for name in names})
-    return chosen | {name: chosen[counted_as(name)] for name in sorted(names)}
+    surest: dict[str, float] = {}
+    for taxa, confidence in found:
+        for name, sure in zip(taxa, repeat(0.0) if confidence is None else confidence, strict=confidence is not None):
+            surest[name] = max(sure, surest.get(name, sure))
+    counted: dict[str, float] = {}
+    for name, sure in surest.items():
+        counted[counted_as(name)] = max(sure, counted.get(counted_as(name), sure))
+    chosen = _chosen(sorted(counted, key=lambda name: (-counted[name], name)))
+    return chosen | {name: chosen[counted_as(name)] for name in sorted(surest)}
 
 
 def _chosen(taxa: Iterable[str]) -> dict[str, RGB]:
     chosen: dict[str, RGB] = {}
     free, further = dict(enumerate(_FIRST)), 0
-    for name in sorted(taxa):
+    for name in taxa:
         if name in _GREY:
             chosen[name] = _GREY[name]
         elif free:

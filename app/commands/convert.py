@@ -67,7 +67,7 @@ def convert(
 
     def write_geojsons(images: Sequence[LabelledImage], folder: Path, *, overwrite: bool) -> None:
         stems = slide_stems(image.image for image in images)
-        palette = colours(label for image in images for label in image.labels)
+        palette = colours((image.labels, image.confidence) for image in images)
         for image in images:
             write_geojson(image, folder / f"{stems[image.image]}.geojson", palette=palette, overwrite=overwrite)
 

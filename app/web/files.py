@@ -64,8 +64,7 @@ def _draw(session: Session, results: list[SlideResult], folder: Path) -> None:
 
     folder.mkdir()
     stems = slide_stems(session.readings)
-    # A taxon has one colour on all slides, as in the other files.
-    palette = colours(taxon for result in results for taxon in result.taxa)
+    palette = colours(session.found())
     for (name, reading), result in zip(session.readings.items(), results, strict=True):
         (folder / f"{stems[name]}.jpg").write_bytes(jpeg(draw(result, reading.path, palette=palette)))
 

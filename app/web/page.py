@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 import math
 from collections.abc import Callable, Iterator
-from functools import wraps
+from functools import partial, wraps
 from html import escape
 from importlib import metadata
 from pathlib import Path
@@ -50,7 +50,8 @@ def build_page(detectors: Detectors, folder: str | Path) -> gr.Blocks:
             raise UsageError(f"expected at most {MOST_SLIDES} slides, got {len(given)}; palyno detect takes any number")
         _um_per_px(scale)
         sessions[request.session_hash].begin()
-        return view.waiting(), *_switch(len(starters), busy=True)
+        # What was read before is gone once the run begins.
+        return gr.update(visible=False), view.waiting(), *_switch(len(starters), busy=True)
 
     def rest() -> tuple[Any, ...]:
         return _switch(len(starters), busy=False)
@@ -62,11 +63,6 @@ def build_page(detectors: Detectors, folder: str | Path) -> gr.Blocks:
         for step in session.read(detector, given, _um_per_px(scale)):
             yield view.progress(step)
         yield view.troubles(session, len(given))
-        if session.failures:
-            told = "; ".join(f"{name}: {reason}" for name, reason in session.failures.items())
-            if not session.readings:
-                raise PalynoError(told)
-            gr.Warning(escape(told))
 
     @_told
     def finish(conf: float, request: gr.Request) -> tuple[Any, ...]:
@@ -136,6 +132,8 @@ def build_page(detectors: Detectors, folder: str | Path) -> gr.Blocks:
                 conf = gr.Slider(
                     LOWEST, 0.95, 0.25, step=0.01, label="Confidence at least", buttons=[], elem_id="confidence"
                 )
+                # Typed beside it, 0.4 begins with a 0: what is beyond an end is the end.
+                conf.preprocess = lambda payload: min(max(payload or LOWEST, LOWEST), conf.maximum)  # type: ignore[method-assign]
             with gr.Column(scale=1, min_width=320, visible=False) as results:
                 slide = gr.Dropdown(label="Slide", visible=False, elem_id="slide")
                 with gr.Row(elem_id="found"):
@@ -153,7 +151,7 @@ def build_page(detectors: Detectors, folder: str | Path) -> gr.Blocks:
                                 name: gr.Button(label, size="sm", min_width=100, elem_id=f"get-{name}")
                                 for name, label in CHOICES.items()
                             }
-                        ready = gr.DownloadButton(visible="hidden", elem_id="ready")
+                        ready = gr.DownloadButton(elem_id="ready")
             with gr.Column(scale=1, min_width=320) as welcome:
                 gr.HTML(view.WELCOME, elem_id="welcome")
         footer = gr.HTML(view.footer(detectors[None], _source()), elem_id="footer")
@@ -166,11 +164,13 @@ def build_page(detectors: Detectors, folder: str | Path) -> gr.Blocks:
         def run(button: gr.Button, given: gr.components.Component) -> None:
             """Chains a run to a button; the model works for one visitor at a time."""
             switched = [*starters, stop]
-            begun = button.click(begin, [given, um], [status, *switched], concurrency_limit=None, **quiet)
+            begun = button.click(begin, [given, um], [results, status, *switched], concurrency_limit=None, **quiet)
             done = begun.success(read, [given, um, model], status, concurrency_limit=1, concurrency_id="model", **quiet)
-            done.success(finish, conf, [results, welcome, slide, footer, *shown], concurrency_limit=8, **quiet)
-            done.success(lambda: "", None, why, queue=False, **quiet)
-            done.then(rest, None, switched, queue=False, **quiet)
+            # After a failure, `then` does not come.
+            for ended in (done.success, done.failure):
+                ended(finish, conf, [results, welcome, slide, footer, *shown], concurrency_limit=8, **quiet)
+                ended(lambda: "", None, why, queue=False, **quiet)
+                ended(rest, None, switched, queue=False, **quiet)
 
         run(start, files)
         for path, button in tries.items():
@@ -181,8 +181,13 @@ def build_page(detectors: Detectors, folder: str | Path) -> gr.Blocks:
         slide.input(lambda: "", None, why, queue=False, **quiet)
         picture.click(explain, slide, why, concurrency_limit=1, concurrency_id="model", trigger_mode="once", **quiet)
         for name, button in {"all": everything, **single}.items():
-            made = button.click(_maker(sessions, name), conf, ready, concurrency_limit=2, **quiet)
+            busy = button.click(
+                partial(gr.update, value="Writing …", interactive=False), None, button, queue=False, **quiet
+            )
+            made = busy.then(_maker(sessions, name), conf, ready, concurrency_limit=2, **quiet)
             made.success(None, js=_asset("download.js"), **quiet)
+            for ended in (made.success, made.failure):
+                ended(partial(gr.update, value=button.value, interactive=True), None, button, queue=False, **quiet)
         page.unload(leave)
     return page
 

@@ -227,8 +227,12 @@ class Session:
             um_per_px=grain.um_per_px if reading.result.um_source == "caller" else None,
         )
         file = self._folder("pictures") / f"why-{secrets.token_hex(8)}.png"
-        file.write_bytes(png(draw(why)))
+        file.write_bytes(png(draw(why, self.found())))
         return file
+
+    def found(self) -> list[tuple[tuple[str, ...], np.ndarray]]:
+        """The names of all grains of each slide, and how sure each is: what decides the colours."""
+        return [(reading.result.taxa, reading.result.confidence) for reading in self.readings.values()]
 
     def results(self, conf: float) -> list[SlideResult]:
         """What was found, at this confidence or above.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from html import escape
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,7 +15,7 @@ from ...data.counts import Tally, tally
 from ...data.palette import RGB, colours
 from ...data.taxa import counted_as
 from ...vision.results import SlideResult, runtime_on
-from .session import LOWEST, Reading, Session, Step
+from .session import LOWEST, Session, Step
 
 if TYPE_CHECKING:
     from ...vision.detector import Detector
@@ -62,7 +62,7 @@ def picture(session: Session, slide: str, conf: float) -> dict[str, Any] | None:
     if len(result) > MOST_OUTLINES:
         places = np.sort(np.argsort(-result.confidence, kind="stable")[:MOST_OUTLINES])
         result = result.select(places)
-    palette = _palette(session)
+    palette = colours(session.found())
     # A row of the counts lights up all grains that it counts; each keeps its own name in its label.
     names = list(dict.fromkeys(map(counted_as, result.taxa)))
     number = {name: index for index, name in enumerate(names)}
@@ -108,10 +108,14 @@ def headline(session: Session, slide: str, conf: float) -> str:
         flags.append(f"outlines of the surest {MOST_OUTLINES} only")
     warning = f"<span class='flags'>{escape(', '.join(flags))}</span>" if flags else ""
     word = "grain" if n == 1 else "grains"
-    return (
-        f"<div class='headline'><strong>{n}</strong> {word} <span class='facts'>{escape(' · '.join(facts))}</span>"
-        f"{warning}</div>"
-    )
+    line = f"<strong>{n}</strong> {word} <span class='facts'>{escape(' · '.join(facts))}</span>{warning}"
+    return f"<div class='headline'>{line}</div>" + (_slides(results) if len(results) > 1 else "")
+
+
+def _slides(results: Sequence[SlideResult]) -> str:
+    """The grains of each slide, where no picture is shown."""
+    rows = "".join(f"<tr><td>{escape(result.slide)}</td><td>{len(result)}</td></tr>" for result in results)
+    return f"<table class='counts slides'><thead><tr><th>Slide</th><th>n</th></tr></thead><tbody>{rows}</tbody></table>"
 
 
 def counts(session: Session, slide: str, conf: float) -> str:
@@ -122,7 +126,7 @@ def counts(session: Session, slide: str, conf: float) -> str:
         best = max((float(c) for result in _chosen(session, slide, LOWEST) for c in result.confidence), default=None)
         hint = "Nothing was found." if best is None else f"None this sure; the surest grain has {best:.2f}."
         return f"<p class='none'>{hint}</p>"
-    palette = _palette(session)
+    palette = colours(session.found())
     ranks = {
         counted_as(taxon): rank for result in results for taxon, rank in zip(result.taxa, result.ranks, strict=True)
     }
@@ -196,12 +200,6 @@ def _chosen(session: Session, slide: str, conf: float) -> Sequence[SlideResult]:
     if slide in session.readings:
         return [session.readings[slide].result.above(conf)]
     return session.results(conf)
-
-
-def _palette(session: Session) -> Mapping[str, RGB]:
-    """One colour a taxon for all slides and confidences, so that the slider does not recolour."""
-    readings: Sequence[Reading] = list(session.readings.values())
-    return colours(sorted({taxon for reading in readings for taxon in reading.result.taxa}))
 
 
 def _row(row: Tally, colour: RGB, rank: str) -> str:

@@ -19,10 +19,19 @@ function place(next) {
   scaleBar();
 }
 
-function zoom(factor, clientX, clientY) {
+// Pixels of the slide a pixel of the screen, and the corner of what is shown: beside it the element may be empty.
+function screen() {
   const box = part(".slide").getBoundingClientRect();
-  const fx = clientX === undefined ? 0.5 : (clientX - box.left) / box.width;
-  const fy = clientY === undefined ? 0.5 : (clientY - box.top) / box.height;
+  const scale = Math.max(view.width / box.width, view.height / box.height);
+  return {
+    scale, left: box.left + (box.width - view.width / scale) / 2, top: box.top + (box.height - view.height / scale) / 2,
+  };
+}
+
+function zoom(factor, clientX, clientY) {
+  const { scale, left, top } = screen();
+  const fx = clientX === undefined ? 0.5 : (clientX - left) * scale / view.width;
+  const fy = clientY === undefined ? 0.5 : (clientY - top) * scale / view.height;
   const width = Math.min(home.width, Math.max(home.width / 60, view.width * factor));
   const height = width * home.height / home.width;
   place({ width, x: view.x + (view.width - width) * fx, y: view.y + (view.height - height) * fy });
@@ -32,8 +41,8 @@ function scaleBar() {
   const bar = part(".bar"), um = props.value && props.value.umPerPx;
   bar.hidden = !um;
   if (!um) return;
-  const perScreen = view.width * um / part(".slide").getBoundingClientRect().width;
-  const most = 140 * perScreen, power = 10 ** Math.floor(Math.log10(most));
+  const perScreen = um * screen().scale;
+  const most = Math.min(140, part(".strip").clientWidth / 4) * perScreen, power = 10 ** Math.floor(Math.log10(most));
   const length = [5, 2, 1].map((step) => step * power).find((step) => step <= most);
   bar.style.width = `${length / perScreen}px`;
   bar.firstElementChild.textContent = length < 1000 ? `${length} µm` : `${length / 1000} mm`;
@@ -82,26 +91,46 @@ function tell(event) {
   const { box: [x1, y1, x2, y2], label } = props.value.grains[index], um = props.value.umPerPx;
   const size = um ? `${((x2 - x1) * um).toFixed(1)} × ${((y2 - y1) * um).toFixed(1)} µm`
     : `${Math.round(x2 - x1)} × ${Math.round(y2 - y1)} px`;
-  tip.textContent = `${label}, ${size} · click: why`;
-  const box = part(".viewer").getBoundingClientRect();
-  tip.style.left = `${Math.min(event.clientX - box.left + 14, box.width - tip.offsetWidth - 6)}px`;
-  tip.style.top = `${Math.min(event.clientY - box.top + 16, box.height - tip.offsetHeight - 6)}px`;
+  tip.textContent = `${label}, ${size} · click or Enter: why`;
+  const box = part(".slide").getBoundingClientRect(), below = event.clientY - box.top + 16;
+  const above = (event.top ?? event.clientY) - box.top - tip.offsetHeight - 8;
+  tip.style.left = `${Math.max(6, Math.min(event.clientX - box.left + 14, box.width - tip.offsetWidth - 6))}px`;
+  tip.style.top = `${below + tip.offsetHeight + 6 > box.height ? above : below}px`;
+}
+
+function choose(shape) {
+  const grain = props.value.grains[shape.dataset.grain];
+  chosen = String(grain.box);
+  for (const other of element.querySelectorAll(".grains rect")) other.classList.toggle("chosen", other === shape);
+  return grain;
+}
+
+// To the next grain or the one before, moved into sight.
+function step(by) {
+  const shapes = [...part(".grains").children], at = shapes.findIndex((shape) => shape.matches(".chosen"));
+  if (!shapes.length) return;
+  const shape = shapes[at < 0 && by < 0 ? shapes.length - 1 : (at + by + shapes.length) % shapes.length];
+  const [x1, y1, x2, y2] = choose(shape).box;
+  if (x1 < view.x || y1 < view.y || x2 > view.x + view.width || y2 > view.y + view.height) {
+    place({ width: view.width, x: (x1 + x2 - view.width) / 2, y: (y1 + y2 - view.height) / 2 });
+  }
+  const box = shape.getBoundingClientRect();
+  tell({ target: shape, clientX: box.right, clientY: box.bottom, top: box.top });
 }
 
 // The server answers below the picture with what speaks for the grain's name.
 function explain(shape) {
-  const grain = props.value.grains[shape.dataset.grain];
-  chosen = String(grain.box);
-  for (const other of element.querySelectorAll(".grains rect")) other.classList.toggle("chosen", other === shape);
+  const grain = choose(shape);
   trigger("click", { place: grain.place, conf: props.value.conf });
 }
 
 const ACTS = {
   in: () => zoom(1 / 1.5), out: () => zoom(1.5), home: () => place({ x: 0, y: 0, width: home.width }),
+  next: () => step(1), before: () => step(-1),
   boxes: () => part(".viewer").classList.toggle("bare"),
   full: () => document.fullscreenElement ? document.exitFullscreen() : part(".viewer").requestFullscreen(),
 };
-const KEYS = { "+": "in", "=": "in", "-": "out", "0": "home", b: "boxes", f: "full" };
+const KEYS = { "+": "in", "=": "in", "-": "out", "0": "home", n: "next", p: "before", b: "boxes", f: "full" };
 const fingers = new Map();
 
 element.addEventListener("click", (event) => {
@@ -113,10 +142,12 @@ element.addEventListener("dblclick", (event) => {
   if (event.target.closest(".slide")) zoom(1 / 2.5, event.clientX, event.clientY);
 });
 element.addEventListener("keydown", (event) => {
-  const step = { ArrowLeft: [-1, 0], ArrowRight: [1, 0], ArrowUp: [0, -1], ArrowDown: [0, 1] }[event.key];
-  if (event.ctrlKey || event.metaKey || event.altKey || !(step || KEYS[event.key])) return;
+  const move = { ArrowLeft: [-1, 0], ArrowRight: [1, 0], ArrowUp: [0, -1], ArrowDown: [0, 1] }[event.key];
+  const grain = event.key === "Enter" && event.target.matches(".viewer") && part(".chosen");
+  if (event.ctrlKey || event.metaKey || event.altKey || !(move || grain || KEYS[event.key])) return;
   event.preventDefault();
-  if (step) place({ width: view.width, x: view.x + step[0] * view.width / 8, y: view.y + step[1] * view.height / 8 });
+  if (move) place({ width: view.width, x: view.x + move[0] * view.width / 8, y: view.y + move[1] * view.height / 8 });
+  else if (grain) explain(grain);
   else ACTS[KEYS[event.key]]();
 });
 element.addEventListener("wheel", (event) => {
@@ -135,7 +166,7 @@ element.addEventListener("pointermove", (event) => {
   tell(event);
   const before = fingers.get(event.pointerId);
   if (!before) return;
-  const perScreen = view.width / part(".slide").getBoundingClientRect().width;
+  const perScreen = screen().scale;
   if (fingers.size === 2) {
     const [other] = [...fingers.values()].filter((finger) => finger.pointerId !== event.pointerId);
     const apart = (finger) => Math.hypot(finger.clientX - other.clientX, finger.clientY - other.clientY);
@@ -153,6 +184,11 @@ for (const end of ["pointerup", "pointercancel", "pointerleave"]) {
   element.addEventListener(end, (event) => { fingers.delete(event.pointerId); if (end !== "pointerup") tell({ target: {} }); });
 }
 
+// Gradio puts a number beyond the slider's ends right once its field is left.
+document.addEventListener("keydown", (event) => {
+  if (event.key === "Enter" && event.target.closest("#confidence")) event.target.blur();
+});
+
 // A row of the counts brings out its grains.
 document.addEventListener("pointerover", (event) => {
   const row = event.target.closest && event.target.closest("[data-taxon]"), name = row && row.dataset.taxon;
@@ -161,6 +197,6 @@ document.addEventListener("pointerover", (event) => {
     shape.classList.toggle("dim", Boolean(name) && shape.dataset.of !== name);
   }
 });
-window.addEventListener("resize", () => { if (view) scaleBar(); });
+new ResizeObserver(() => { tell({ target: {} }); if (view) scaleBar(); }).observe(part(".slide"));
 watch("value", render);
 render();

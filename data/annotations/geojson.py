@@ -48,7 +48,7 @@ def write_geojson(
     Raises:
         UsageError: The file is there.
     """
-    palette = palette or colours(image.labels)
+    palette = palette or colours([(image.labels, image.confidence)])
     document = {
         "type": "FeatureCollection",
         "slide": {"image": image.image, "width": image.width, "height": image.height},

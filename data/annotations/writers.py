@@ -114,7 +114,7 @@ def _coco(images: Images, path: Path, stems: Stems, sources: Sources, overwrite:
 
 
 def _geojson(images: Images, folder: Path, stems: Stems, sources: Sources, overwrite: bool) -> list[Path]:
-    palette = colours(label for image in images for label in image.labels)
+    palette = colours((image.labels, image.confidence) for image in images)
     made = {
         slide: {k: v for k, v in source.items() if k != "slides"} for source in sources for slide in source["slides"]
     }

@@ -9,6 +9,7 @@ from click.testing import CliRunner
 from palyno.app.cli import cli
 from palyno.app.explaining import ExplainOptions
 from palyno.app.explanation import draw, heat
+from palyno.data.palette import colours
 from palyno.errors import UsageError
 from palyno.vision.explain import Attribution, explain
 from PIL import Image
@@ -105,3 +106,16 @@ def test_a_scale_bar_is_drawn_only_where_the_pixel_size_is_known(slide):
     rows = np.flatnonzero(apart[:, :340].any(1))
     # Below the picture's middle the bar, below the picture the size in micrometres; nothing else differs.
     assert len(rows) and not apart[:, 340:].any()
+
+
+def test_a_panel_has_the_colour_that_the_run_gives_the_taxon(slide):
+    detector = palyno.load("hieraedge-n", device="cpu")
+    why = explain(detector, slide, detector.detect(slide)[0], methods=["edges"])
+    # Surer taxa have taken the colours that its name asks for.
+    run = [([*(f"Taxon {i}" for i in range(8)), why.taxon], [0.9] * 8 + [0.3])]
+    colour, alone = colours(run)[why.taxon], colours([([why.taxon], None)])[why.taxon]
+    shown = [
+        [(np.array(panel) == wanted).all(2).sum() for wanted in (colour, alone)]
+        for panel in (draw(why, run), draw(why))
+    ]
+    assert shown[0][0] > 100 < shown[1][1] and shown[0][1] == shown[1][0] == 0

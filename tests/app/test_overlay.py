@@ -50,7 +50,7 @@ def test_the_legend_names_every_taxon_with_count_and_interval(texts, n):
 def test_every_grain_is_outlined_in_the_colour_of_its_taxon():
     boxes = [[100, 100, 140, 140], [300, 200, 360, 240], [500, 400, 530, 430]]
     result = found(boxes, ["Betula", "Poaceae", "Betula"])
-    palette = colours(result.taxa)
+    palette = colours([(result.taxa, result.confidence)])
     picture = np.asarray(draw(result, ground())).astype(int)
     for (x1, y1, x2, y2), taxon in zip(boxes, result.taxa, strict=True):
         left_edge = picture[(y1 + y2) // 2, x1 - 4 : x1 + 3]

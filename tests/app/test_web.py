@@ -18,9 +18,10 @@ import numpy as np
 import pytest
 from palyno.app.web import view
 from palyno.app.web.choice import Detectors
+from palyno.app.web.files import make
 from palyno.app.web.session import LOWEST, Session, Sessions
 from palyno.data.slides import open_slide
-from palyno.errors import SlideError, UsageError
+from palyno.errors import RejectedModelError, SlideError, UsageError
 from palyno.vision.results import Provenance, SlideResult
 from palyno.vision.weights import shipped_models
 from PIL import Image
@@ -128,6 +129,28 @@ class TestSession:
         assert len(shown) == 20 and min(float(grain["label"][-4:]) for grain in shown) == pytest.approx(0.69, abs=0.02)
         line = view.headline(session, "slide.png", LOWEST)
         assert "<strong>60</strong>" in line and "surest 20 only" in line
+
+    def test_a_taxon_has_one_colour_on_the_page_and_in_every_file_at_any_confidence(self, tmp_path, slide, monkeypatch):
+        from palyno.app import overlay
+
+        session, drawn, real = Session(tmp_path / "s"), [], overlay.draw
+        list(session.read(Detector(), [slide, slide]))
+        for number, (name, reading) in enumerate(session.readings.items()):
+            taxa = tuple(f"Taxon {(i + 20 * number) % 45}" for i in range(len(CONFIDENCES)))
+            session.readings[name] = replace(reading, result=replace(reading.result, taxa=taxa))
+        monkeypatch.setattr(overlay, "draw", lambda *a, palette: (drawn.append(palette), real(*a, palette=palette))[1])
+        colours = {}
+        for conf in (LOWEST, 0.5, 0.9):
+            for name in session.readings:
+                for taxon in view.picture(session, name, conf)["taxa"]:
+                    assert colours.setdefault(taxon["name"], taxon["colour"]) == taxon["colour"]
+            with zipfile.ZipFile(make(session, "all", conf)) as archive:
+                files = [json.loads(archive.read(f)) for f in archive.namelist() if f.endswith(".geojson")]
+            classes = [feature["properties"]["classification"] for file in files for feature in file["features"]]
+            assert len(classes) == 2 * sure(conf)
+            for told in (*((one["name"], one["color"]) for one in classes), *drawn[-1].items()):
+                assert colours[told[0]] == "#{:02x}{:02x}{:02x}".format(*told[1])
+        assert len(set(colours.values())) == len(colours) == 45
 
     def test_what_was_decided_in_reading_a_slide_is_told_beside_its_size(self, tmp_path, slide):
         session = Session(tmp_path / "s")
@@ -283,9 +306,16 @@ class TestPage:
         assert picture.evaluate("image => fetch(image.href.baseVal).then(answer => answer.status)") == 200
         rows = tab.locator("table.counts tbody tr").all_inner_texts()
         assert [row.split()[0] for row in rows] == ["Oryza", "<i>Betula</i>"]
-        set_confidence(tab, 0.8)
-        becomes(lambda: count(tab), sure(0.8))
+        field = tab.locator("#confidence input[type=number]")
+        # Key by key, as 0 is below the slider's end; and what is beyond its other end is the end.
+        for typed, meant in (("7", 0.95), ("0.8", 0.8)):
+            field.select_text()
+            field.press_sequentially(typed, delay=50)
+            field.press("Enter")
+            becomes(lambda: count(tab), sure(meant))
+            assert float(field.input_value()) == meant
         becomes(lambda: tab.locator("#viewer .grains rect").count(), sure(0.8))
+        assert tab.locator(".toast-body").count() == 0
         assert served[1].calls == [("rice_sparse.jpg", LOWEST, None)]
 
     def test_interval_of_the_table_is_wilsons(self, tab):
@@ -324,6 +354,8 @@ class TestPage:
             with tab.expect_download() as download:
                 tab.locator(f"#get-{name}").click()
             assert download.value.suggested_filename == file
+        becomes(lambda: tab.locator("#get-parquet").inner_text(), "Parquet")
+        assert tab.locator("#get-parquet").is_enabled()
 
     def test_cancel_keeps_what_was_read_and_frees_the_page(self, tab, served, slide, monkeypatch):
         arrived, cancel = threading.Event(), Session.cancel
@@ -343,6 +375,15 @@ class TestPage:
         tab.locator("#start").click()
         tab.locator("table.counts").wait_for()
         assert count(tab) == sure(0.25)
+        # While slides are read again, nothing is shown or handed out under the name of the whole.
+        served[1].gate.clear()
+        tab.locator("#start").click()
+        tab.locator(".progress", has_text="slide 1 of 6").wait_for()
+        set_confidence(tab, 0.5)
+        assert tab.locator("#headline").is_hidden() and tab.locator("#get-all").is_hidden()
+        served[1].gate.set()
+        tab.locator("table.counts").wait_for()
+        assert count(tab) == sure(0.5)
 
     def test_several_slides_one_of_them_unreadable(self, tab, tmp_path, slide):
         bad, other = tmp_path / "bad.jpg", tmp_path / "other.png"
@@ -361,6 +402,9 @@ class TestPage:
         tab.locator("#slide input").click()
         tab.get_by_role("option", name="All slides together").click()
         becomes(lambda: count(tab), 2 * sure(0.25))
+        assert tab.locator("table.slides tbody tr").all_inner_texts() == [
+            f"{n}\t{sure(0.25)}" for n in ("slide.png", "other.png")
+        ]
 
     def test_second_visitor_waits_and_sees_only_their_own(self, tab, served, slide):
         served[1].gate.clear()
@@ -385,6 +429,29 @@ class TestPage:
         tab.get_by_text("expected a positive number of micrometres per pixel").wait_for()
         assert served[1].calls == [] and tab.locator("#start").is_enabled()
 
+    def test_page_is_free_again_after_a_run_that_gave_nothing(self, tab, tmp_path, monkeypatch):
+        bad = tmp_path / "bad.jpg"
+        bad.write_bytes(b"no image")
+        tab.get_by_role("button", name="Rice sparse").click()
+        tab.locator("table.counts").wait_for()
+        drop(tab, bad)
+        tab.locator("#start").click()
+        tab.locator(".troubles", has_text="bad.jpg: expected an image").wait_for()
+        # Nothing is left of the slides before, and nothing to download.
+        tab.locator("#welcome").wait_for()
+        assert tab.locator("#get-all").is_hidden()
+
+        def refused(*_):
+            raise RejectedModelError("its weights are others")
+
+        monkeypatch.setattr(Detectors, "__getitem__", refused)
+        tab.locator("#start").click()
+        tab.get_by_text("its weights are others").wait_for()
+        monkeypatch.undo()
+        tab.get_by_role("button", name="Peat").click()
+        tab.locator("table.counts").wait_for()
+        assert tab.locator("#get-all").is_visible() and tab.locator("#ready").is_hidden()
+
     def test_viewer_zooms_and_keeps_its_place(self, tab):
         tab.get_by_role("button", name="Rice sparse").click()
         tab.locator("table.counts").wait_for()
@@ -399,6 +466,25 @@ class TestPage:
         tab.get_by_role("button", name="Whole slide").click()
         assert view() == [0, 0, 2560, 1920]
 
+    def test_nothing_covers_the_slide_and_the_bar_measures_it_in_any_window(self, tab):
+        tab.locator("#um input, #um textarea").fill("0.5")
+        tab.get_by_role("button", name="Rice sparse").click()
+        tab.locator("table.counts").wait_for()
+        box = "node => { const b = node.getBoundingClientRect(); return [b.left, b.top, b.right, b.bottom]; }"
+        for width, height in ((1280, 900), (1280, 360), (390, 844)):
+            tab.set_viewport_size({"width": width, "height": height})
+            # A grain of 128 px is 64 µm wide. Where the window is low, there is room beside the slide.
+            grain = tab.locator("#viewer .grains rect").last
+            wide = lambda node: node.evaluate("node => node.getBoundingClientRect().width")  # noqa: E731
+            bar = tab.locator("#viewer .bar")
+            becomes(lambda: round(wide(grain) / 64 * float(bar.inner_text().split()[0]) - wide(bar)), 0)  # noqa: B023
+            slide = tab.locator("#viewer .slide").evaluate(box)
+            for x1, y1, x2, y2 in tab.locator("#viewer :is(.tools button, .bar)").evaluate_all(
+                f"all => all.map({box})"
+            ):
+                assert x1 >= slide[2] or x2 <= slide[0] or y1 >= slide[3] or y2 <= slide[1]
+        assert tab.evaluate("document.documentElement.scrollWidth") <= 390
+
     def test_row_of_the_counts_brings_out_its_grains(self, tab):
         tab.get_by_role("button", name="Rice sparse").click()
         tab.locator("table.counts tbody tr").first.hover()
@@ -412,13 +498,7 @@ class TestPage:
         tab.get_by_role("button", name="Rice sparse").click()
         tab.locator("table.counts").wait_for()
         tab.locator("#viewer .grains rect").last.hover(force=True)
-        assert tab.locator("#viewer .tip").inner_text() == "Oryza 0.99, 64.0 × 64.0 µm · click: why"
-
-    def test_fits_a_phone(self, tab):
-        tab.set_viewport_size({"width": 390, "height": 844})
-        tab.get_by_role("button", name="Rice sparse").click()
-        tab.locator("table.counts").wait_for()
-        assert tab.evaluate("document.documentElement.scrollWidth") <= 390
+        assert tab.locator("#viewer .tip").inner_text() == "Oryza 0.99, 64.0 × 64.0 µm · click or Enter: why"
 
     def test_shipped_model_finds_on_the_page_what_it_finds_in_python(self, chromium, samples, shipped_model, tmp_path):
         import palyno
@@ -448,6 +528,12 @@ class TestPage:
             assert shown.get_attribute("alt").startswith("Why Oryza 0.")
             becomes(lambda: shown.evaluate("image => image.complete && image.naturalWidth > 600"), True)
             assert tab.locator("#viewer .grains rect.chosen").count() == 1
+            # With the keyboard alone, from there to the first.
+            tab.locator("#viewer .viewer").press("n")
+            name = tab.locator("#viewer .tip").inner_text().split(",")[0]
+            assert tab.locator("#viewer .grains rect.chosen").get_attribute("data-grain") == "0"
+            tab.locator("#viewer .viewer").press("Enter")
+            tab.locator(f"img.explanation[alt='Why {name}']").wait_for(timeout=60_000)
         finally:
             page.close(verbose=False)
 

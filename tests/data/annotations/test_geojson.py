@@ -65,7 +65,7 @@ def test_colours_are_the_palettes_or_those_given(detections, tmp_path):
         classes = [feature["properties"]["classification"] for feature in document["features"]]
         return {one["name"]: tuple(one["color"]) for one in classes}
 
-    assert told("own") == colours(detections[0].labels)
+    assert told("own") == colours([(detections[0].labels, detections[0].confidence)])
     given = {name: (i, 0, 255) for i, name in enumerate(sorted(set(detections[0].labels)))}
     assert told("given", palette=given) == given
 

@@ -50,7 +50,7 @@ def test_all_formats_tell_the_same_grains(results, same, tmp_path):
 
 def test_a_taxon_has_one_colour_on_all_slides(results, tmp_path):
     write_results(results, tmp_path, ("geojson",))
-    palette = colours(taxon for result in results for taxon in result.taxa)
+    palette = colours((result.taxa, result.confidence) for result in results)
     seen = set()
     for path in (tmp_path / "geojson").iterdir():
         for feature in json.loads(path.read_text(encoding="utf-8"))["features"]:
