@@ -55,18 +55,19 @@ def measure_latency(
     from ..bench_kernels import device_facts, thread_count
     from ..bench_kernels.timing import Budget, time_turns
 
-    document: dict[str, Any] = {
-        "schema": SCHEMA,
-        "palyno": __version__,
-        "when": datetime.datetime.now(datetime.UTC).date().isoformat(),
-        "device": device_facts(device),
-        "side": SIDE,
-        "torch": torch.__version__,
-        "models": {name: {} for name in models},
-    }
     budget = Budget(seconds=seconds, least=9, most=400, patience=3 * seconds)
     ways = [(name, order) for name in models for order in ORDERS]
     with torch.inference_mode(), thread_count(threads if device == "cpu" else None):
+        document: dict[str, Any] = {
+            "schema": SCHEMA,
+            "palyno": __version__,
+            "when": datetime.datetime.now(datetime.UTC).date().isoformat(),
+            # Told from within: of the threads that the networks run on.
+            "device": device_facts(device),
+            "side": SIDE,
+            "torch": torch.__version__,
+            "models": {name: {} for name in models},
+        }
         for batch in BATCHES[device]:
             calls = [_call(name, classes, device, batch, getattr(torch, order)) for name, order in ways]
             spreads = time_turns(calls, [[None]] * len(calls), budget)

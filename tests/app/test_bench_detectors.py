@@ -304,6 +304,16 @@ def test_what_copies_from_main_memory_is_not_captured(name, can):
     assert _can_be_captured(build(name, classes=2)) is can
 
 
+def test_times_say_the_threads_that_they_were_taken_on():
+    import torch
+
+    before = torch.get_num_threads()
+    document = measure_latency(["yolo11n"], classes=2, threads=before + 1, seconds=0.01)
+    assert document["device"]["threads"] == before + 1
+    assert torch.get_num_threads() == before
+    assert document["models"]["yolo11n"]["1"]["median_ms"] > 0
+
+
 @pytest.mark.gpu
 def test_graphs_are_replayed_while_their_networks_live():
     """A graph holds addresses: with the weights freed it reads what others wrote there, or nothing that is there."""
