@@ -34,6 +34,11 @@ FIGURES = (
     "count_error",
 )
 
+# What is asked of a reading beside its threshold. The rest that files keep follows from picture and network (`tile_px`,
+# `overlap_px`), is the network's own, from its training (`naming_threshold`, `naming_temperature`), or moves no box
+# (`um_per_px`, `vectors`).
+ASKED = ("iou", "tile", "overlap", "views")
+
 
 @dataclass(frozen=True)
 class Truth:
@@ -108,7 +113,8 @@ def score_all(
         draws.
 
     Raises:
-        InputError: There are no runs, or images without true boxes, or a run has nothing found on the set to choose on.
+        InputError: There are no runs, or images without true boxes; a run has nothing found on the set to choose on; or
+            what is compared was read in different ways, see `ASKED`.
         UsageError: That set is none of the truths.
     """
     from ...vision.intervals import draws
@@ -120,6 +126,7 @@ def score_all(
     scored: dict[str, dict[str, dict[str, dict[str, np.ndarray]]]] = {}
     recipes: dict[str, dict[str, Any]] = {}
     sets: dict[str, Any] = {}
+    alike: dict[str, tuple[Path, SlideResult]] = {}
     for one in sorted(truths, key=lambda truth: truth.name != choose):
         name, truth = one.name, one.read()
         true = list(truth.values())
@@ -132,7 +139,10 @@ def score_all(
         }
         for run in sorted(path for path in folder.iterdir() if (path / f"{name}.json.gz").is_file()):
             model, _, number_ = run.name.rpartition("-s")
-            images, classes = _found(run / f"{name}.json.gz", truth)
+            file = run / f"{name}.json.gz"
+            images, classes = _found(file, truth)
+            # Of all sets where a threshold is chosen on one: it holds for what was read so.
+            _check_alike(alike.setdefault("" if choose else name, (file, images[0])), (file, images[0]))
             if name == choose:
                 chosen[run.name] = choose_conf(true, images).conf
             if choose and run.name not in chosen:
@@ -192,6 +202,25 @@ def _found(file: Path, truth: Mapping[str, LabelledImage]) -> tuple[list[SlideRe
     if missing := sorted(set(found) ^ set(truth)):
         raise InputError(f"{file}: expected the images of the true boxes, no more and no fewer; {missing[0]} differs")
     return [found[name] for name in truth], classes
+
+
+def _check_alike(*files: tuple[Path, SlideResult]) -> None:
+    """Refuses two files that were read in different ways."""
+    one, other = (_reading(result) for _, result in files)
+    if differ := [key for key in one if one[key] != other[key]]:
+        told = [
+            f"{path} has " + ", ".join(f"{key} {reading[key]}" for key in differ)
+            for (path, _), reading in zip(files, (one, other), strict=True)
+        ]
+        raise InputError(f"expected what was read in one way; {', '.join(told)}: read one of them again, as the other")
+
+
+def _reading(result: SlideResult) -> dict[str, Any]:
+    arguments = result.provenance.arguments
+    tile, shown = (arguments.get(key) for key in ("tile_px", "imgsz"))
+    # `imgsz` is kept as what became of it, which follows the tile; what was asked is how much a tile is scaled.
+    scale = round(shown / tile, 2) if tile and shown else None
+    return {"conf": result.conf, "scale": scale, **{key: arguments.get(key) for key in ASKED}}
 
 
 def _scores(

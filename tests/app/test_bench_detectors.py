@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -124,6 +125,63 @@ def test_a_threshold_is_chosen_on_one_set_and_counts_on_the_other(folder, docume
     (runs / "yolo11n-s0" / "fitting.json.gz").unlink()
     with pytest.raises(InputError, match="expected what was found on fitting"):
         score_all(runs, truths, choose="fitting", number=10)
+
+
+READ = {
+    "iou": 0.7, "tile": 640, "tile_px": 640, "imgsz": 640, "overlap": "auto", "overlap_px": 130, "um_per_px": None,
+    "views": 1, "naming_threshold": 0.8, "naming_temperature": 1.2,
+}  # fmt: skip
+
+
+def _read_so(folder, target, run, name="composed", conf=0.05, **changed):
+    """What a run found, as if it was read with other arguments."""
+    from palyno.vision.predictions import read_predictions
+
+    results, classes = read_predictions(folder / "runs" / run / "composed.json.gz")
+    provenance = Provenance(run, "0" * 64, "1", READ | changed)
+    results = [replace(result.above(conf), provenance=provenance) for result in results]
+    (target / run).mkdir(exist_ok=True)
+    write_predictions(target / run / f"{name}.json.gz", results, classes)
+
+
+@pytest.mark.parametrize(
+    ("changed", "named"),
+    [
+        ({"views": 8}, "views 8"),
+        ({"iou": 0.5}, "iou 0.5"),
+        ({"tile": 320, "tile_px": 320, "imgsz": 320}, "tile 320"),
+        ({"overlap": 100, "overlap_px": 100}, "overlap 100"),
+        ({"imgsz": 320}, "scale 0.5"),
+        ({"conf": 0.1}, "conf 0.1"),
+    ],
+)
+def test_what_was_read_in_another_way_is_not_compared(folder, tmp_path, changed, named):
+    _read_so(folder, tmp_path, "hieraedge-n-s0")
+    _read_so(folder, tmp_path, "yolo11n-s0", **changed)
+    with pytest.raises(
+        InputError, match=rf"hieraedge-n-s0.composed\.json\.gz has .*yolo11n-s0.composed\.json\.gz has {named}"
+    ):
+        score_all(tmp_path, [Truth("composed", folder / "truth.json")], number=2)
+
+
+def test_what_is_a_networks_own_may_differ(folder, tmp_path):
+    """Its threshold and temperature of names, and how large a tile and an overlap its grains ask for."""
+    own = {"naming_threshold": 0.5, "naming_temperature": 0.1, "tile_px": 320, "imgsz": 320, "overlap_px": 60}
+    _read_so(folder, tmp_path, "hieraedge-n-s0")
+    _read_so(folder, tmp_path, "yolo11n-s0", **own)
+    document = score_all(tmp_path, [Truth("composed", folder / "truth.json")], number=2)
+    assert set(document["models"]) == {"hieraedge-n", "yolo11n"}
+
+
+def test_a_threshold_is_not_taken_to_another_reading(folder, tmp_path):
+    """Sets may be read in ways of their own, unless a threshold that was chosen on one is for the other."""
+    for run in ("hieraedge-n-s0", "yolo11n-s0"):
+        _read_so(folder, tmp_path, run)
+        _read_so(folder, tmp_path, run, "eight", views=8)
+    truths = [Truth(name, folder / "truth.json") for name in ("composed", "eight")]
+    score_all(tmp_path, truths, number=2)
+    with pytest.raises(InputError, match=r"composed\.json\.gz has views 1, .*eight\.json\.gz has views 8"):
+        score_all(tmp_path, truths, number=2, choose="composed")
 
 
 def test_variants_say_their_size(folder, tmp_path):
