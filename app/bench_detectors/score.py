@@ -290,4 +290,10 @@ def _recipe(run: Path) -> dict[str, Any]:
     file = run / "recipe.json"
     recipe = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
     left_out: Sequence[str] = ("data", "out", "device", "workers", "cache", "name")
-    return {key: value for key, value in recipe.items() if key not in left_out}
+    # Tables and weights by their names: where the files lie says nothing of them.
+    files: Sequence[str] = ("model", "weights", "teacher")
+    return {
+        key: Path(value).name.removesuffix(".yaml") if value and key in files else value
+        for key, value in recipe.items()
+        if key not in left_out
+    }
