@@ -195,20 +195,44 @@ def test_a_threshold_is_not_taken_to_another_reading(folder, tmp_path):
         score_all(tmp_path, truths, number=2, choose="composed")
 
 
-def test_variants_say_their_size(folder, tmp_path):
-    """What a kernel of 7 has less than one of 31, counted by hand."""
+def test_sizes_are_for_the_classes_that_runs_have(folder, tmp_path):
+    """What two classes have less than 80, and a kernel of 7 less than one of 31, counted by hand."""
     from palyno.vision.models.zoo import read_zoo
 
-    for name in ("hieraedge-n-s0", "kernel-7-s0"):
+    for name in ("hieraedge-n-s0", "kernel-7-s0", "of-my-own-s0"):
         shutil.copytree(folder / "runs" / "hieraedge-n-s0", tmp_path / name)
-    document = score_all(tmp_path, [Truth("composed", folder / "truth.json")], number=2)
-    assert "parameters" not in document["models"]["hieraedge-n"]
-    size, whole = document["models"]["kernel-7"], read_zoo()["hieraedge-n"]
+    models = score_all(tmp_path, [Truth("composed", folder / "truth.json")], number=2)["models"]
+    whole, size, of_80 = models["hieraedge-n"], models["kernel-7"], read_zoo()["hieraedge-n"]
+    assert {entry["classes"] for entry in models.values()} == {2}
+    assert "parameters" not in models["of-my-own"]
+
+    def naming(width, classes):
+        """Of maps of 64, 128 and 256 channels: depthwise 3x3 and 1x1 twice, normalised, then 1x1 with a bias."""
+        first = sum(9 * c + 2 * c + c * width + 2 * width for c in (64, 128, 256))
+        return first + 3 * (9 * width + 2 * width + width**2 + 2 * width + width * classes + classes)
+
+    # Branches of names are as wide as the finest map, and wider for more classes.
+    assert of_80["parameters"] - whole["parameters"] == naming(80, 80) - naming(64, 2)
+    assert whole["gflops"] < of_80["gflops"]
     channels, pixels = 32, 80 * 80
     # Kernels of K x K, 1 x K, K x 1 while they are trained; one of K x K when they are not.
     taps = [side * side + 2 * side for side in (31, 7)]
     assert whole["parameters"] - size["parameters"] == channels * (taps[0] - taps[1])
     assert whole["gflops"] - size["gflops"] == pytest.approx(2e-9 * channels * pixels * (31**2 - 7**2), abs=0.011)
+
+
+def test_detectors_of_other_classes_are_not_compared(folder, tmp_path):
+    from palyno.vision.predictions import read_predictions
+
+    shutil.copytree(folder / "runs", tmp_path / "runs")
+    file = tmp_path / "runs" / "yolo11n-s0" / "composed.json.gz"
+    results, classes = read_predictions(file)
+    # In another order they are the same.
+    write_predictions(file, results, classes[::-1])
+    score_all(tmp_path / "runs", [Truth("composed", folder / "truth.json")], number=2)
+    write_predictions(file, results, (*classes, "Alnus"))
+    with pytest.raises(InputError, match=r"s0.composed\.json\.gz has 2, .*yolo11n-s0.*gz has 3, only one Alnus"):
+        score_all(tmp_path / "runs", [Truth("composed", folder / "truth.json")], number=2)
 
 
 def test_other_images_are_refused(folder, tmp_path):
@@ -241,6 +265,8 @@ def test_the_page_and_the_plot(document, tmp_path):
     lines = [line for line in text.splitlines() if line.startswith("| ") and "---" not in line]
     assert [line.split(" | ")[0].removeprefix("| ") for line in lines[1:]] == ["hieraedge-n", "yolo11n", "yolo12n"]
     assert lines[1].count("**") >= 2
+    # Of two classes: with 80 it has 3.05 M and 8.75.
+    assert lines[1].split(" | ")[1:3] == ["3.01", "8.58"]
     assert "old" not in text
     places = ("latency", "differences-composed")
     page.write_text("".join(f"<!-- bench:{place} -->\n<!-- /bench:{place} -->\n" for place in places))
