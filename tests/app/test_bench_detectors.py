@@ -12,6 +12,7 @@ from palyno.app.bench_detectors.plot import draw
 from palyno.app.bench_detectors.render import read_figures, render_page
 from palyno.app.bench_detectors.runs import ImageSet, Run, train_all
 from palyno.app.bench_detectors.score import Truth, score_all
+from palyno.app.bench_detectors.variants import PARTS as TABLES
 from palyno.app.bench_detectors.variants import VARIANTS, network_of
 from palyno.data.annotations import LabelledImage
 from palyno.data.annotations.coco import write_coco
@@ -382,6 +383,54 @@ def test_a_variant_is_its_model_but_for_one_part(name, tmp_path):
         changed = network.yaml["options"] != plain.yaml["options"] or network.yaml["layers"] != plain.yaml["layers"]
         assert changed
         assert network.yaml["naming_loss"] == plain.yaml["naming_loss"]
+
+
+# Rows of each table that are not hieraedge's: None where it has none, or where the table has none.
+NECK = {
+    "fine3": ("p2", "SPDConv", {"out": 256}),
+    "omni3": ("join3", "CSPOKM", {"ratio": 0.25, "kernel": "$kernel", "gate": "$gate"}),
+}
+ROWS = {
+    "neck-as-published": NECK,
+    "neck-and-edges-as-published": {**NECK, "edge": ("p2", "HEM", {"widths": [128, 256, 512], "edge": "$edge"})},
+    # What read the part's output reads what the part read.
+    "without-spdconv": {"fine3": None, "join3": (["up3", "p3"], "Concat", {})},
+    "without-cspokm": {"omni3": None, "n3": ("join3", "C3k2", {"out": 256, "repeats": 2})},
+    "without-sef": {
+        "joined3": (["edge.p3", "stage3"], "Concat", {}),
+        "p3": ("joined3", "Conv", {"out": 512}),
+        "joined4": (["edge.p4", "stage4"], "Concat", {}),
+        "p4": ("joined4", "Conv", {"out": 512}),
+        "joined5": (["edge.p5", "stage5"], "Concat", {}),
+        "fused5": ("joined5", "Conv", {"out": 1024}),
+    },
+    "without-edges": {
+        "edge": None,
+        "stage3": None,
+        "p3": ("down3", "C3k2", {"out": 512, "repeats": 2, "ratio": 0.25}),
+        "stage4": None,
+        "p4": ("down4", "C3k2", {"out": 512, "repeats": 2, "c3k": True}),
+        "fused5": None,
+        "pooled5": ("stage5", "SPPF", {"out": 1024}),
+    },
+}
+
+
+@pytest.mark.parametrize("file", sorted(TABLES.glob("*.yaml")), ids=lambda file: file.stem)
+def test_a_table_is_hieraedges_but_for_the_rows_of_one_part(file):
+    import yaml
+    from palyno.vision.models import tables
+
+    mine, whole = (yaml.safe_load(f.read_text()) for f in (file, Path(tables.__file__).with_name("hieraedge.yaml")))
+    rows, expected = ({name: tuple(row) for name, *row in table["layers"]} for table in (mine, whole))
+    # Of the rest nothing differs but that there are no further names, and no options of what is not there.
+    assert mine["scale"] == "n"
+    assert set(mine) == {*whole, "scale"} - {"models"}
+    assert all(mine[key] == whole[key] for key in ("scales", "naming_loss", "reg_max", "outputs"))
+    used = {value[1:] for _, _, arguments in rows.values() for value in arguments.values() if str(value)[0] == "$"}
+    assert mine["options"] == {key: value for key, value in whole["options"].items() if key in used}
+    differ = {name: rows.get(name) for name in rows.keys() | expected.keys() if rows.get(name) != expected.get(name)}
+    assert differ == ROWS[file.stem]
 
 
 def test_the_help_names_every_variant():
