@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from palyno.app.bench_detectors.latency import _can_be_captured, measure_latency
+from palyno.app.bench_detectors.latency import _call, _can_be_captured, measure_latency
 from palyno.app.bench_detectors.plot import draw
 from palyno.app.bench_detectors.render import read_figures, render_page
 from palyno.app.bench_detectors.runs import ImageSet, Run, train_all
@@ -373,7 +373,8 @@ def test_a_variant_is_its_model_but_for_one_part(name, tmp_path):
     if name.endswith(("-named", "-loss")) or name in ("turned-45", "light-2"):
         assert not options
         assert parsed["naming_loss"] is not None or parsed["degrees"] == 45 or parsed["light"] == 2
-    elif name == "hieraedge-published-n":
+    elif name == "published-without-gate":
+        assert parts(model, {})[0] == {"HEM", "SEF", "SPDConv", "CSPOKM", "GlobalGate"}
         assert parts(model, options)[0] == {"HEM", "SEF", "SPDConv", "CSPOKM"}
     else:
         mine, network = parts(model, options)
@@ -438,7 +439,13 @@ def test_the_help_names_every_variant():
 
     told = " ".join((train.help or "").split())
     left = [name for name in VARIANTS if name not in told and f"-{name.split('-', 1)[1]}" not in told]
-    assert left == ["hieraedge-published-n"]
+    assert not left
+
+
+def test_no_variant_has_the_name_of_another_model():
+    from palyno.vision.models.zoo import read_zoo
+
+    assert not VARIANTS.keys() & read_zoo().keys()
 
 
 @pytest.mark.parametrize(("name", "can"), [("yolo26n", True), ("hieraedge-rtdetr", False), ("rtdetr-l", False)])
@@ -456,6 +463,18 @@ def test_times_say_the_threads_that_they_were_taken_on():
     assert document["device"]["threads"] == before + 1
     assert torch.get_num_threads() == before
     assert document["models"]["yolo11n"]["1"]["median_ms"] > 0
+
+
+@pytest.mark.parametrize(("name", "makes"), [("hieraedge-published-n", True), ("published-without-gate", False)])
+def test_a_gate_is_timed_with_its_transform_as_it_has_it_once_trained(name, makes, monkeypatch):
+    import torch
+
+    made = []
+    transform = torch.fft.fft2
+    monkeypatch.setattr(torch.fft, "fft2", lambda *a, **k: made.append(1) or transform(*a, **k))
+    with torch.inference_mode():
+        _call(name, 2, "cpu", 1, torch.contiguous_format)(None)
+    assert bool(made) is makes
 
 
 @pytest.mark.gpu
