@@ -16,6 +16,7 @@ MODELS = (
     "hieraedge-n",
     "hieraedge-s",
     "hieraedge-published-n",
+    "published-without-gate",
     "hieraedge-n-reference",
     "biformer-nano-yolo",
     "yolo11n",
@@ -38,10 +39,11 @@ def measure_latency(
 
     On a CPU in float32, on a GPU in float16 and replayed from a CUDA graph, as launching small kernels one by one
     depends on the processor; RT-DETR, which copies from main memory at every call, cannot be and is launched. All take
-    turns, each in its faster order of memory. Weights are fresh: they do not change the time.
+    turns, each in its faster order of memory. Weights are fresh: they do not change the time, but that frequency gates,
+    which begin shut and make no transform then, are opened.
 
     Args:
-        models: Names for `build`.
+        models: Names of `VARIANTS` or of `palyno models list`.
         device: `cpu` or `cuda`.
         classes: Of the networks.
         threads: Of PyTorch, on a CPU.
@@ -55,18 +57,19 @@ def measure_latency(
     from ..bench_kernels import device_facts, thread_count
     from ..bench_kernels.timing import Budget, time_turns
 
-    document: dict[str, Any] = {
-        "schema": SCHEMA,
-        "palyno": __version__,
-        "when": datetime.datetime.now(datetime.UTC).date().isoformat(),
-        "device": device_facts(device),
-        "side": SIDE,
-        "torch": torch.__version__,
-        "models": {name: {} for name in models},
-    }
     budget = Budget(seconds=seconds, least=9, most=400, patience=3 * seconds)
     ways = [(name, order) for name in models for order in ORDERS]
     with torch.inference_mode(), thread_count(threads if device == "cpu" else None):
+        document: dict[str, Any] = {
+            "schema": SCHEMA,
+            "palyno": __version__,
+            "when": datetime.datetime.now(datetime.UTC).date().isoformat(),
+            # Told from within: of the threads that the networks run on.
+            "device": device_facts(device),
+            "side": SIDE,
+            "torch": torch.__version__,
+            "models": {name: {} for name in models},
+        }
         for batch in BATCHES[device]:
             calls = [_call(name, classes, device, batch, getattr(torch, order)) for name, order in ways]
             spreads = time_turns(calls, [[None]] * len(calls), budget)
@@ -80,11 +83,15 @@ def measure_latency(
 def _call(name: str, classes: int, device: str, batch: int, order: Any) -> Any:
     import torch
 
+    from ...vision.blocks.omni import GlobalGate
     from ...vision.models.detection import build
     from .variants import network_of
 
     model, options = network_of(name)
     network = build(model, classes=classes, **options)
+    for part in network.modules():
+        if isinstance(part, GlobalGate):
+            torch.nn.init.ones_(part.alpha)
     network = network.fuse(verbose=False).eval().requires_grad_(False)
     images = torch.rand(batch, 3, SIDE, SIDE)
     if device == "cpu":

@@ -45,28 +45,24 @@ def render_page(
     Raises:
         UsageError: The page is missing, or marks a place that there is nothing for.
     """
-    from ...vision.models.zoo import read_zoo
-
-    zoo, sections = read_zoo(), {"latency": _latency(latencies)}
+    sections = {"latency": _latency(latencies)}
     for document in scores:
         for name in document["sets"]:
-            sections[f"scores-{name}"] = _scores(document, name, zoo)
+            sections[f"scores-{name}"] = _scores(document, name)
             sections[f"differences-{name}"] = _differences(document, name)
-        sections[f"instead-{next(iter(document['sets']))}"] = _instead(document, zoo)
+        sections[f"instead-{next(iter(document['sets']))}"] = _instead(document)
     return fill_page(page, sections)
 
 
-def _scores(document: Mapping[str, Any], name: str, zoo: Mapping[str, Any]) -> str:
+def _scores(document: Mapping[str, Any], name: str) -> str:
     rows = [(model, entry, entry["mean"][name]) for model, entry in document["models"].items() if name in entry["mean"]]
     rows.sort(key=lambda row: -row[2]["mAP50-95"][0])
     columns = {key: head for key, head in COLUMNS.items() if all(key in mean for _, _, mean in rows)}
     best = {key: (min if key == "count_error" else max)(mean[key][0] for _, _, mean in rows) for key in columns}
     lines = []
     for model, entry, mean in rows:
-        # Variants say it themselves, also where a model of the zoo has their name.
-        known = {**zoo.get(model, {}), **entry}
         seeds = sum(name in run for run in entry["runs"].values())
-        cells = [model, _number(known.get("parameters"), 1e6), _number(known.get("gflops"), 1), str(seeds)]
+        cells = [model, _number(entry.get("parameters"), 1e6), _number(entry.get("gflops"), 1), str(seeds)]
         cells += [_value(mean[key], key, mean[key][0] == best[key]) for key in columns]
         lines.append(cells)
     images = document["sets"][name]
@@ -87,12 +83,12 @@ def _differences(document: Mapping[str, Any], name: str) -> str:
     return table(["less", "mAP50-95", "mAP50", "AP50, any grain", "count error"], lines)
 
 
-def _instead(document: Mapping[str, Any], zoo: Mapping[str, Any]) -> str:
+def _instead(document: Mapping[str, Any]) -> str:
     """What each reaches less the detector that `differences` are of: what comes of it in its place."""
     names = list(document["sets"])
     lines = []
     for model, entry in document["differences"].items():
-        known = {**zoo.get(model, {}), **document["models"][model]}
+        known = document["models"][model]
         cells = [model, _number(known.get("gflops"), 1), str(len(known["runs"]))]
         for name in names:
             value, *ends = (-figure for figure in entry[name]["mAP50-95"])

@@ -8,6 +8,7 @@ import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatch
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +34,11 @@ FIGURES = (
     "f1",
     "count_error",
 )
+
+# What is asked of a reading beside its threshold. The rest that files keep follows from picture and network (`tile_px`,
+# `overlap_px`), is the network's own, from its training (`naming_threshold`, `naming_temperature`), or moves no box
+# (`um_per_px`, `vectors`).
+ASKED = ("iou", "tile", "overlap", "views")
 
 
 @dataclass(frozen=True)
@@ -103,12 +109,13 @@ def score_all(
 
     Returns:
         A document: `models` by name, each with `runs` by seed (the recipe, the threshold `conf` where it was chosen,
-        and, a set, figures with `[value, low, high]`) and `mean` over seeds (with `sd` between them), and of
-        `VARIANTS` their `parameters` and `gflops`; `differences`, `ours` less each other, means over seeds on the same
-        draws.
+        and, a set, figures with `[value, low, high]`) and `mean` over seeds (with `sd` between them), `classes`, how
+        many it has, and for so many its `parameters` and `gflops`, where its name says what it is; `differences`,
+        `ours` less each other, means over seeds on the same draws.
 
     Raises:
-        InputError: There are no runs, or images without true boxes, or a run has nothing found on the set to choose on.
+        InputError: There are no runs, or images without true boxes; a run has nothing found on the set to choose on; or
+            what is compared was read in different ways, see `ASKED`, or has different classes.
         UsageError: That set is none of the truths.
     """
     from ...vision.intervals import draws
@@ -120,19 +127,25 @@ def score_all(
     scored: dict[str, dict[str, dict[str, dict[str, np.ndarray]]]] = {}
     recipes: dict[str, dict[str, Any]] = {}
     sets: dict[str, Any] = {}
-    for one in sorted(truths, key=lambda truth: truth.name != choose):
-        name, truth = one.name, one.read()
+    alike: dict[str, tuple[Path, SlideResult, tuple[str, ...]]] = {}
+    sizes: dict[str, int] = {}
+    for asked in sorted(truths, key=lambda truth: truth.name != choose):
+        name, truth = asked.name, asked.read()
         true = list(truth.values())
         weights = np.vstack([np.ones((1, len(truth)), int), draws(len(truth), number, seed)])
         grains = sum(map(len, true))
         sets[name] = {
             "images": len(truth),
             "grains": grains,
-            "sha256": hashlib.sha256(one.file.read_bytes()).hexdigest(),
+            "sha256": hashlib.sha256(asked.file.read_bytes()).hexdigest(),
         }
         for run in sorted(path for path in folder.iterdir() if (path / f"{name}.json.gz").is_file()):
             model, _, number_ = run.name.rpartition("-s")
-            images, classes = _found(run / f"{name}.json.gz", truth)
+            file = run / f"{name}.json.gz"
+            images, classes = _found(file, truth)
+            # Of all sets where a threshold is chosen on one: it holds for what was read so.
+            one = (file, images[0], classes)
+            _check_alike(alike.setdefault("" if choose else name, one), one)
             if name == choose:
                 chosen[run.name] = choose_conf(true, images).conf
             if choose and run.name not in chosen:
@@ -141,7 +154,7 @@ def score_all(
             scored.setdefault(model, {}).setdefault(number_, {})[name] = _scores(
                 true, images, classes, weights, threshold
             )
-            recipes.setdefault(model, {})[number_] = _recipe(run)
+            recipes.setdefault(model, {})[number_], sizes[model] = _recipe(run), len(classes)
             told(f"{run.name} on {name}")
     if not scored:
         raise InputError(
@@ -167,7 +180,8 @@ def score_all(
                     for s in sorted(runs)
                 },
                 "mean": {n: _told(v) | {"sd": _spread(runs, n)} for n, v in means[model].items() if v},
-                **_size(model),
+                "classes": sizes[model],
+                **_size(model, sizes[model]),
             }
             for model, runs in sorted(scored.items())
         },
@@ -192,6 +206,30 @@ def _found(file: Path, truth: Mapping[str, LabelledImage]) -> tuple[list[SlideRe
     if missing := sorted(set(found) ^ set(truth)):
         raise InputError(f"{file}: expected the images of the true boxes, no more and no fewer; {missing[0]} differs")
     return [found[name] for name in truth], classes
+
+
+def _check_alike(*files: tuple[Path, SlideResult, tuple[str, ...]]) -> None:
+    """Refuses two files that were read in different ways, or by detectors of different classes."""
+    (a, _, these), (b, _, those) = files
+    if alone := sorted(set(these) ^ set(those)):
+        raise InputError(
+            f"expected detectors of the same classes; {a} has {len(these)}, {b} has {len(those)}, only one {alone[0]}"
+        )
+    one, other = (_reading(result) for _, result, _ in files)
+    if differ := [key for key in one if one[key] != other[key]]:
+        told = [
+            f"{path} has " + ", ".join(f"{key} {reading[key]}" for key in differ)
+            for (path, _, _), reading in zip(files, (one, other), strict=True)
+        ]
+        raise InputError(f"expected what was read in one way; {', '.join(told)}: read one of them again, as the other")
+
+
+def _reading(result: SlideResult) -> dict[str, Any]:
+    arguments = result.provenance.arguments
+    tile, shown = (arguments.get(key) for key in ("tile_px", "imgsz"))
+    # `imgsz` is kept as what became of it, which follows the tile; what was asked is how much a tile is scaled.
+    scale = round(shown / tile, 2) if tile and shown else None
+    return {"conf": result.conf, "scale": scale, **{key: arguments.get(key) for key in ASKED}}
 
 
 def _scores(
@@ -245,14 +283,15 @@ def _told(scores: Mapping[str, np.ndarray], *, signed: bool = False) -> dict[str
     return told
 
 
-def _size(model: str) -> dict[str, Any]:
-    """Parameters and work of what has no name in the zoo."""
-    from ...vision.models.zoo import measure
+@cache
+def _size(model: str, classes: int) -> dict[str, Any]:
+    """Parameters and work for so many classes; nothing of a name that neither the zoo nor `VARIANTS` has."""
+    from ...vision.models.zoo import measure, read_zoo
 
-    if model not in VARIANTS:
+    if model not in VARIANTS and model not in read_zoo():
         return {}
     name, options = network_of(model)
-    measured = measure(name, **options)
+    measured = measure(name, classes=classes, **options)
     return {key: measured[key] for key in ("parameters", "gflops")}
 
 
@@ -261,4 +300,10 @@ def _recipe(run: Path) -> dict[str, Any]:
     file = run / "recipe.json"
     recipe = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
     left_out: Sequence[str] = ("data", "out", "device", "workers", "cache", "name")
-    return {key: value for key, value in recipe.items() if key not in left_out}
+    # Tables and weights by their names: where the files lie says nothing of them.
+    files: Sequence[str] = ("model", "weights", "teacher")
+    return {
+        key: Path(value).name.removesuffix(".yaml") if value and key in files else value
+        for key, value in recipe.items()
+        if key not in left_out
+    }

@@ -15,7 +15,7 @@ VARIANTS: dict[str, tuple[str, ...]] = {
     "hieraedge-n-quarter-loss": ("--model", "hieraedge-n", "--naming-loss", "0.25"),
     # What it has anyway but on sets of few classes.
     "hieraedge-n-whole-loss": ("--model", "hieraedge-n", "--naming-loss", "1"),
-    "hieraedge-published-n": ("--model", "hieraedge-published-n", "--gate", "none"),
+    "published-without-gate": ("--model", "hieraedge-published-n", "--gate", "none"),
     "biformer-nano-yolo-named": ("--model", "biformer-nano-yolo", "--naming-loss", "1"),
     "yolo11n-named": ("--model", "yolo11n", "--naming-loss", "1"),
     **{f"edges-{edge}": ("--model", "hieraedge-n", "--edge", edge) for edge in ("none", "scharr", "log", "learned")},

@@ -2,15 +2,17 @@
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
-from palyno.app.bench_detectors.latency import _can_be_captured, measure_latency
+from palyno.app.bench_detectors.latency import _call, _can_be_captured, measure_latency
 from palyno.app.bench_detectors.plot import draw
 from palyno.app.bench_detectors.render import read_figures, render_page
 from palyno.app.bench_detectors.runs import ImageSet, Run, train_all
 from palyno.app.bench_detectors.score import Truth, score_all
+from palyno.app.bench_detectors.variants import PARTS as TABLES
 from palyno.app.bench_detectors.variants import VARIANTS, network_of
 from palyno.data.annotations import LabelledImage
 from palyno.data.annotations.coco import write_coco
@@ -70,6 +72,17 @@ def test_scores_are_those_of_palyno_val(folder, document):
     assert document["models"]["yolo11n"]["runs"]["0"]["recipe"] == {"seed": 0, "epochs": 5}
 
 
+def test_a_recipe_names_files_and_not_where_they_lie(folder, tmp_path):
+    shutil.copytree(folder / "runs" / "yolo11n-s0", tmp_path / "runs" / "yolo11n-s0")
+    table, _ = network_of("without-sef")
+    recipe = {"model": table, "weights": None, "teacher": str(tmp_path / "large.safetensors"), "lr": 0.1}
+    (tmp_path / "runs" / "yolo11n-s0" / "recipe.json").write_text(json.dumps(recipe))
+    document = score_all(tmp_path / "runs", [Truth("composed", folder / "truth.json")], number=2)
+    assert document["models"]["yolo11n"]["runs"]["0"]["recipe"] == {
+        "model": "without-sef", "weights": None, "teacher": "large.safetensors", "lr": 0.1
+    }  # fmt: skip
+
+
 def test_means_intervals_and_differences(document):
     models = document["models"]
     one, two = (models["hieraedge-n"]["runs"][s]["composed"]["mAP50-95"] for s in "01")
@@ -126,20 +139,101 @@ def test_a_threshold_is_chosen_on_one_set_and_counts_on_the_other(folder, docume
         score_all(runs, truths, choose="fitting", number=10)
 
 
-def test_variants_say_their_size(folder, tmp_path):
-    """What a kernel of 7 has less than one of 31, counted by hand."""
+READ = {
+    "iou": 0.7, "tile": 640, "tile_px": 640, "imgsz": 640, "overlap": "auto", "overlap_px": 130, "um_per_px": None,
+    "views": 1, "naming_threshold": 0.8, "naming_temperature": 1.2,
+}  # fmt: skip
+
+
+def _read_so(folder, target, run, name="composed", conf=0.05, **changed):
+    """What a run found, as if it was read with other arguments."""
+    from palyno.vision.predictions import read_predictions
+
+    results, classes = read_predictions(folder / "runs" / run / "composed.json.gz")
+    provenance = Provenance(run, "0" * 64, "1", READ | changed)
+    results = [replace(result.above(conf), provenance=provenance) for result in results]
+    (target / run).mkdir(exist_ok=True)
+    write_predictions(target / run / f"{name}.json.gz", results, classes)
+
+
+@pytest.mark.parametrize(
+    ("changed", "named"),
+    [
+        ({"views": 8}, "views 8"),
+        ({"iou": 0.5}, "iou 0.5"),
+        ({"tile": 320, "tile_px": 320, "imgsz": 320}, "tile 320"),
+        ({"overlap": 100, "overlap_px": 100}, "overlap 100"),
+        ({"imgsz": 320}, "scale 0.5"),
+        ({"conf": 0.1}, "conf 0.1"),
+    ],
+)
+def test_what_was_read_in_another_way_is_not_compared(folder, tmp_path, changed, named):
+    _read_so(folder, tmp_path, "hieraedge-n-s0")
+    _read_so(folder, tmp_path, "yolo11n-s0", **changed)
+    with pytest.raises(
+        InputError, match=rf"hieraedge-n-s0.composed\.json\.gz has .*yolo11n-s0.composed\.json\.gz has {named}"
+    ):
+        score_all(tmp_path, [Truth("composed", folder / "truth.json")], number=2)
+
+
+def test_what_is_a_networks_own_may_differ(folder, tmp_path):
+    """Its threshold and temperature of names, and how large a tile and an overlap its grains ask for."""
+    own = {"naming_threshold": 0.5, "naming_temperature": 0.1, "tile_px": 320, "imgsz": 320, "overlap_px": 60}
+    _read_so(folder, tmp_path, "hieraedge-n-s0")
+    _read_so(folder, tmp_path, "yolo11n-s0", **own)
+    document = score_all(tmp_path, [Truth("composed", folder / "truth.json")], number=2)
+    assert set(document["models"]) == {"hieraedge-n", "yolo11n"}
+
+
+def test_a_threshold_is_not_taken_to_another_reading(folder, tmp_path):
+    """Sets may be read in ways of their own, unless a threshold that was chosen on one is for the other."""
+    for run in ("hieraedge-n-s0", "yolo11n-s0"):
+        _read_so(folder, tmp_path, run)
+        _read_so(folder, tmp_path, run, "eight", views=8)
+    truths = [Truth(name, folder / "truth.json") for name in ("composed", "eight")]
+    score_all(tmp_path, truths, number=2)
+    with pytest.raises(InputError, match=r"composed\.json\.gz has views 1, .*eight\.json\.gz has views 8"):
+        score_all(tmp_path, truths, number=2, choose="composed")
+
+
+def test_sizes_are_for_the_classes_that_runs_have(folder, tmp_path):
+    """What two classes have less than 80, and a kernel of 7 less than one of 31, counted by hand."""
     from palyno.vision.models.zoo import read_zoo
 
-    for name in ("hieraedge-n-s0", "kernel-7-s0"):
+    for name in ("hieraedge-n-s0", "kernel-7-s0", "of-my-own-s0"):
         shutil.copytree(folder / "runs" / "hieraedge-n-s0", tmp_path / name)
-    document = score_all(tmp_path, [Truth("composed", folder / "truth.json")], number=2)
-    assert "parameters" not in document["models"]["hieraedge-n"]
-    size, whole = document["models"]["kernel-7"], read_zoo()["hieraedge-n"]
+    models = score_all(tmp_path, [Truth("composed", folder / "truth.json")], number=2)["models"]
+    whole, size, of_80 = models["hieraedge-n"], models["kernel-7"], read_zoo()["hieraedge-n"]
+    assert {entry["classes"] for entry in models.values()} == {2}
+    assert "parameters" not in models["of-my-own"]
+
+    def naming(width, classes):
+        """Of maps of 64, 128 and 256 channels: depthwise 3x3 and 1x1 twice, normalised, then 1x1 with a bias."""
+        first = sum(9 * c + 2 * c + c * width + 2 * width for c in (64, 128, 256))
+        return first + 3 * (9 * width + 2 * width + width**2 + 2 * width + width * classes + classes)
+
+    # Branches of names are as wide as the finest map, and wider for more classes.
+    assert of_80["parameters"] - whole["parameters"] == naming(80, 80) - naming(64, 2)
+    assert whole["gflops"] < of_80["gflops"]
     channels, pixels = 32, 80 * 80
     # Kernels of K x K, 1 x K, K x 1 while they are trained; one of K x K when they are not.
     taps = [side * side + 2 * side for side in (31, 7)]
     assert whole["parameters"] - size["parameters"] == channels * (taps[0] - taps[1])
     assert whole["gflops"] - size["gflops"] == pytest.approx(2e-9 * channels * pixels * (31**2 - 7**2), abs=0.011)
+
+
+def test_detectors_of_other_classes_are_not_compared(folder, tmp_path):
+    from palyno.vision.predictions import read_predictions
+
+    shutil.copytree(folder / "runs", tmp_path / "runs")
+    file = tmp_path / "runs" / "yolo11n-s0" / "composed.json.gz"
+    results, classes = read_predictions(file)
+    # In another order they are the same.
+    write_predictions(file, results, classes[::-1])
+    score_all(tmp_path / "runs", [Truth("composed", folder / "truth.json")], number=2)
+    write_predictions(file, results, (*classes, "Alnus"))
+    with pytest.raises(InputError, match=r"s0.composed\.json\.gz has 2, .*yolo11n-s0.*gz has 3, only one Alnus"):
+        score_all(tmp_path / "runs", [Truth("composed", folder / "truth.json")], number=2)
 
 
 def test_other_images_are_refused(folder, tmp_path):
@@ -172,6 +266,8 @@ def test_the_page_and_the_plot(document, tmp_path):
     lines = [line for line in text.splitlines() if line.startswith("| ") and "---" not in line]
     assert [line.split(" | ")[0].removeprefix("| ") for line in lines[1:]] == ["hieraedge-n", "yolo11n", "yolo12n"]
     assert lines[1].count("**") >= 2
+    # Of two classes: with 80 it has 3.05 M and 8.75.
+    assert lines[1].split(" | ")[1:3] == ["3.01", "8.58"]
     assert "old" not in text
     places = ("latency", "differences-composed")
     page.write_text("".join(f"<!-- bench:{place} -->\n<!-- /bench:{place} -->\n" for place in places))
@@ -277,7 +373,8 @@ def test_a_variant_is_its_model_but_for_one_part(name, tmp_path):
     if name.endswith(("-named", "-loss")) or name in ("turned-45", "light-2"):
         assert not options
         assert parsed["naming_loss"] is not None or parsed["degrees"] == 45 or parsed["light"] == 2
-    elif name == "hieraedge-published-n":
+    elif name == "published-without-gate":
+        assert parts(model, {})[0] == {"HEM", "SEF", "SPDConv", "CSPOKM", "GlobalGate"}
         assert parts(model, options)[0] == {"HEM", "SEF", "SPDConv", "CSPOKM"}
     else:
         mine, network = parts(model, options)
@@ -289,12 +386,66 @@ def test_a_variant_is_its_model_but_for_one_part(name, tmp_path):
         assert network.yaml["naming_loss"] == plain.yaml["naming_loss"]
 
 
+# Rows of each table that are not hieraedge's: None where it has none, or where the table has none.
+NECK = {
+    "fine3": ("p2", "SPDConv", {"out": 256}),
+    "omni3": ("join3", "CSPOKM", {"ratio": 0.25, "kernel": "$kernel", "gate": "$gate"}),
+}
+ROWS = {
+    "neck-as-published": NECK,
+    "neck-and-edges-as-published": {**NECK, "edge": ("p2", "HEM", {"widths": [128, 256, 512], "edge": "$edge"})},
+    # What read the part's output reads what the part read.
+    "without-spdconv": {"fine3": None, "join3": (["up3", "p3"], "Concat", {})},
+    "without-cspokm": {"omni3": None, "n3": ("join3", "C3k2", {"out": 256, "repeats": 2})},
+    "without-sef": {
+        "joined3": (["edge.p3", "stage3"], "Concat", {}),
+        "p3": ("joined3", "Conv", {"out": 512}),
+        "joined4": (["edge.p4", "stage4"], "Concat", {}),
+        "p4": ("joined4", "Conv", {"out": 512}),
+        "joined5": (["edge.p5", "stage5"], "Concat", {}),
+        "fused5": ("joined5", "Conv", {"out": 1024}),
+    },
+    "without-edges": {
+        "edge": None,
+        "stage3": None,
+        "p3": ("down3", "C3k2", {"out": 512, "repeats": 2, "ratio": 0.25}),
+        "stage4": None,
+        "p4": ("down4", "C3k2", {"out": 512, "repeats": 2, "c3k": True}),
+        "fused5": None,
+        "pooled5": ("stage5", "SPPF", {"out": 1024}),
+    },
+}
+
+
+@pytest.mark.parametrize("file", sorted(TABLES.glob("*.yaml")), ids=lambda file: file.stem)
+def test_a_table_is_hieraedges_but_for_the_rows_of_one_part(file):
+    import yaml
+    from palyno.vision.models import tables
+
+    mine, whole = (yaml.safe_load(f.read_text()) for f in (file, Path(tables.__file__).with_name("hieraedge.yaml")))
+    rows, expected = ({name: tuple(row) for name, *row in table["layers"]} for table in (mine, whole))
+    # Of the rest nothing differs but that there are no further names, and no options of what is not there.
+    assert mine["scale"] == "n"
+    assert set(mine) == {*whole, "scale"} - {"models"}
+    assert all(mine[key] == whole[key] for key in ("scales", "naming_loss", "reg_max", "outputs"))
+    used = {value[1:] for _, _, arguments in rows.values() for value in arguments.values() if str(value)[0] == "$"}
+    assert mine["options"] == {key: value for key, value in whole["options"].items() if key in used}
+    differ = {name: rows.get(name) for name in rows.keys() | expected.keys() if rows.get(name) != expected.get(name)}
+    assert differ == ROWS[file.stem]
+
+
 def test_the_help_names_every_variant():
     from palyno.app.commands.bench_detectors import train
 
     told = " ".join((train.help or "").split())
     left = [name for name in VARIANTS if name not in told and f"-{name.split('-', 1)[1]}" not in told]
-    assert left == ["hieraedge-published-n"]
+    assert not left
+
+
+def test_no_variant_has_the_name_of_another_model():
+    from palyno.vision.models.zoo import read_zoo
+
+    assert not VARIANTS.keys() & read_zoo().keys()
 
 
 @pytest.mark.parametrize(("name", "can"), [("yolo26n", True), ("hieraedge-rtdetr", False), ("rtdetr-l", False)])
@@ -302,6 +453,28 @@ def test_what_copies_from_main_memory_is_not_captured(name, can):
     from palyno.vision.models.detection import build
 
     assert _can_be_captured(build(name, classes=2)) is can
+
+
+def test_times_say_the_threads_that_they_were_taken_on():
+    import torch
+
+    before = torch.get_num_threads()
+    document = measure_latency(["yolo11n"], classes=2, threads=before + 1, seconds=0.01)
+    assert document["device"]["threads"] == before + 1
+    assert torch.get_num_threads() == before
+    assert document["models"]["yolo11n"]["1"]["median_ms"] > 0
+
+
+@pytest.mark.parametrize(("name", "makes"), [("hieraedge-published-n", True), ("published-without-gate", False)])
+def test_a_gate_is_timed_with_its_transform_as_it_has_it_once_trained(name, makes, monkeypatch):
+    import torch
+
+    made = []
+    transform = torch.fft.fft2
+    monkeypatch.setattr(torch.fft, "fft2", lambda *a, **k: made.append(1) or transform(*a, **k))
+    with torch.inference_mode():
+        _call(name, 2, "cpu", 1, torch.contiguous_format)(None)
+    assert bool(made) is makes
 
 
 @pytest.mark.gpu

@@ -48,11 +48,11 @@ def _read(part: str) -> dict[str, dict[str, Any]]:
     return entries
 
 
-def measure(name: str, **options: Any) -> dict[str, Any]:
-    """Builds a model, or the one of a YAML file, with options of its table, and counts."""
+def measure(name: str, *, classes: int = CLASSES, **options: Any) -> dict[str, Any]:
+    """Builds a model, or the one of a YAML file, for so many classes, with options of its table, and counts."""
     from .detection import build
 
-    config = configure(name, classes=CLASSES, **options)
+    config = configure(name, classes=classes, **options)
     about = {
         "family": "ultralytics" if name in PEERS else "palyno",
         "head": "rtdetr" if name.startswith("rtdetr") else config.get("head", "detect"),
