@@ -95,8 +95,6 @@ def train(settings: TrainSettings, *, resume: bool = False) -> Path:
         note(settings)
     yolo.add_callback("on_train_epoch_start", _validate_when_due(settings.validate_every))
     yolo.train(**arguments)
-    if not resume:
-        note(settings)  # Again: a distributed run empties its folder when it starts.
     metrics = dict(getattr(yolo.trainer, "metrics", None) or {})
     largest = data.largest_grain(settings.imgsz)
     path = export_checkpoint(
