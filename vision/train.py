@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import json
 import math
 import os
-import re
-from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, field, fields, replace
+from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -15,134 +13,15 @@ from .. import __version__, offline
 from ..data.annotations.yolo import read_classes
 from ..data.training_set import read_training_set
 from ..errors import InputError, UsageError
+from .recipe import CACHES, DISTILLED, TrainSettings, as_begun, note
 from .results import SlideResult
 from .weights import Metadata
 
 __all__ = ["CACHES", "TrainSettings", "known_classes", "train"]
 
-CACHES = ("none", "ram", "host", "gpu")
-
-# With a teacher, where nothing else is said.
-DISTILLED = {"distill": 1.0, "distill_temperature": 2.0, "distill_boxes": 0.0}
-
 # The cross-entropy of names helps to tell dozens of taxa apart. With BCCD's three classes it takes from boxes
 # (validation images, docs/detectors.md); where between 3 and 66 it turns was not measured.
 FEW_CLASSES = 10
-
-
-@dataclass(frozen=True)
-class TrainSettings:
-    """The recipe.
-
-    Attributes:
-        data: `data.yaml` of a YOLO data set, such as `palyno compose` writes.
-        out: Folder of the run: logs, checkpoints, and at the end `NAME.safetensors`.
-        model: Name of a layer table, or a YAML file; not asked for where there are `weights`.
-        weights: Trained weights to start from, a name that ships or a file: their layers are taken, and what they know
-            of the classes, see `palyno.vision.models.transfer`. None starts from random ones.
-        name: Name of the weights that come out; the model's if None.
-        epochs: Passes over the training images.
-        hours: Time budget; replaces `epochs` and fits the learning rate's schedule into it.
-        batch: Images a step.
-        imgsz: Side of the network's input in pixels.
-        device: `auto`, `cpu`, `cuda`, `cuda:N` or `mps`; `cuda:0,1` trains on several GPUs, each with its share of the
-            batch.
-        workers: Processes that load and augment.
-        seed: Of initial weights, order and augmentation.
-        lr: Peak learning rate of AdamW.
-        weight_decay: Of AdamW, decoupled from the gradient; norms and biases have none.
-        edge: Edge prior of HieraEdgeNet's blocks; the table's if None.
-        gate: Frequency gate of its omni-kernel; the table's if None.
-        backbone: Of models that have one to choose, `biformer_nano` or `timm:NAME`; the table's if None.
-        head: See `palyno.vision.models.heads`; the table's if None.
-        options: Values for further options of the table, such as `{"kernel": 13}`.
-        naming_loss: Weight of the cross-entropy of names, see `palyno.vision.models.loss`; if None the
-            table's, but 0 for fewer than `FEW_CLASSES` classes.
-        teacher: Trained weights to learn names from beside the labels, a name that ships or a file, of any table with
-            the same grid of anchors, see `palyno.vision.models.distill`. None learns from the labels alone.
-        distill: Weight of what the teacher says of names, beside 1 of the labels' own loss; 1 if None.
-        distill_temperature: What both networks' logits are divided by to compare them; 2 if None.
-        distill_boxes: Weight of what it says of the boxes' sides; 0 if None.
-        validate_every: Epochs between validations; the last fifth of the epochs, at most ten, are all validated.
-        naming_threshold: Share of its confidence that a name must have, see `palyno.vision.naming`; to be chosen on
-            validation data.
-        deterministic: Bitwise repeatable on one machine, and slower.
-        cache: Where decoded images stay: `none`, `ram`, or `gpu`, where they are augmented as well, which trains
-            small networks several times faster; `host` augments them there and keeps them in main memory.
-        light: How much stain, lamp, focus and noise vary from image to image, times the usual; 0 to 2. Without `cache`
-            `gpu` or `host` it is hue, saturation and brightness that vary more or less.
-        degrees: With `cache` `gpu` or `host`, turned by up to so many degrees beside mirroring and quarter turns.
-    """
-
-    data: Path
-    out: Path
-    model: str = "hieraedge-n"
-    weights: str | Path | None = None
-    name: str | None = None
-    epochs: int = 100
-    hours: float | None = None
-    batch: int = 16
-    imgsz: int = 640
-    device: str = "auto"
-    workers: int = 4
-    seed: int = 0
-    lr: float = 0.002
-    weight_decay: float = 5e-4
-    edge: str | None = None
-    gate: str | None = None
-    backbone: str | None = None
-    head: str | None = None
-    options: Mapping[str, str | int] = field(default_factory=dict)
-    naming_loss: float | None = None
-    teacher: str | Path | None = None
-    distill: float | None = None
-    distill_temperature: float | None = None
-    distill_boxes: float | None = None
-    validate_every: int = 1
-    naming_threshold: float = 0.5
-    deterministic: bool = False
-    cache: str = "none"
-    light: float = 1.0
-    degrees: float = 0.0
-
-    def __post_init__(self) -> None:
-        for name, low in (("epochs", 1), ("batch", 1), ("imgsz", 32), ("workers", 0), ("validate_every", 1)):
-            if getattr(self, name) < low:
-                raise UsageError(f"{name} must be at least {low}, got {getattr(self, name)}")
-        if not 0 <= self.weight_decay <= 1:
-            raise UsageError(f"weight_decay: expected 0 to 1, got {self.weight_decay}")
-        if self.imgsz % 32:
-            raise UsageError(f"imgsz must be a multiple of 32, got {self.imgsz}")
-        if not re.fullmatch(r"auto|cpu|mps|cuda(:\d+(,\d+)*)?", self.device):
-            raise UsageError(f"device: expected auto, cpu, cuda, cuda:N, cuda:N,M or mps, got {self.device!r}")
-        if self.batch % (gpus := self.device.count(",") + 1):
-            raise UsageError(f"batch: expected a multiple of {gpus}, the number of GPUs, got {self.batch}")
-        if self.cache not in CACHES:
-            raise UsageError(f"cache: expected one of {', '.join(CACHES)}, got {self.cache!r}")
-        table = [key for key in ("edge", "gate", "backbone", "head", "options") if getattr(self, key)]
-        if self.weights is not None and table:
-            raise UsageError(f"{', '.join(table)}: weights bring their layer table; leave out one of the two")
-        if not 0 <= self.light <= 2:
-            raise UsageError(f"light: expected 0 to 2, got {self.light}")
-        if self.degrees and self.cache not in ("gpu", "host"):
-            raise UsageError("degrees: only with cache='gpu' or 'host'")
-        self._fill_distilled()
-
-    def _fill_distilled(self) -> None:
-        """Says what a teacher's word weighs, where there is one."""
-        given = [name for name in DISTILLED if getattr(self, name) is not None]
-        if self.teacher is None:
-            if given:
-                raise UsageError(f"{', '.join(given)}: expected a teacher too, got none; name one, or leave these out")
-            return
-        for name, value in DISTILLED.items():
-            if name not in given:
-                object.__setattr__(self, name, value)
-            got = getattr(self, name)
-            if not 0 <= got < math.inf or (name == "distill_temperature" and not got):
-                raise UsageError(f"{name}: expected a number {'above' if 'temp' in name else 'from'} 0, got {got}")
-        if not self.distill and not self.distill_boxes:
-            raise UsageError("distill: expected more than 0, got 0 and no distill_boxes; leave the teacher out")
 
 
 def known_classes(data: Path, weights: str | Path) -> tuple[list[str], list[str]]:
@@ -188,7 +67,7 @@ def train(settings: TrainSettings, *, resume: bool = False) -> Path:
     if not resume and run.exists() and any(run.iterdir()):
         raise UsageError(f"{run}: expected a new or empty folder; it holds files; give another, or --resume")
     if resume:
-        settings = _as_begun(settings)
+        settings = as_begun(settings)
     _check_device(settings.device)
     # All of it, so that what is wrong with it is told now, and not when training ends.
     data = read_training_set(settings.data)
@@ -213,11 +92,9 @@ def train(settings: TrainSettings, *, resume: bool = False) -> Path:
         yolo.add_callback("on_train_start", teaching)
     run.mkdir(parents=True, exist_ok=True)
     if not resume:
-        _note(settings)
+        note(settings)
     yolo.add_callback("on_train_epoch_start", _validate_when_due(settings.validate_every))
     yolo.train(**arguments)
-    if not resume:
-        _note(settings)  # Again: a distributed run empties its folder when it starts.
     metrics = dict(getattr(yolo.trainer, "metrics", None) or {})
     largest = data.largest_grain(settings.imgsz)
     path = export_checkpoint(
@@ -304,16 +181,6 @@ def export_checkpoint(
     return path
 
 
-def _as_begun(settings: TrainSettings) -> TrainSettings:
-    """The recipe that an unfinished run was begun with, where its folder still has it."""
-    try:
-        noted = json.loads((settings.out / "recipe.json").read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        return settings
-    own = {f.name for f in fields(TrainSettings)} - {"data", "out", "device", "workers"}
-    return replace(settings, **{key: value for key, value in noted.items() if key in own})
-
-
 def _trained(weights: str | Path) -> tuple[Path, Metadata, Any]:
     """The file of trained weights, checked where it ships, what it says about itself, and its network."""
     from .weights import find_model, load_weights
@@ -382,11 +249,6 @@ def _validate_when_due(every: int) -> Callable[[Any], None]:
             trainer.best_fitness = -math.inf if trainer.best_fitness is None else trainer.best_fitness
 
     return on_train_epoch_start
-
-
-def _note(settings: TrainSettings) -> None:
-    recipe = json.dumps(asdict(settings), default=str, indent=1)
-    (settings.out / "recipe.json").write_text(recipe + "\n", encoding="utf-8")
 
 
 def _classes(data: Path) -> list[str]:

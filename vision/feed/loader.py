@@ -60,14 +60,16 @@ class DeviceLoader:
         self.spread, self.light = spread, light
         labels = dataset.labels[rank::world]
         self.store = ImageStore.read(labels, size, device, host=host)
-        self.batch_size = min(batch, len(self.store))
+        # Of the smallest share: a process with a batch more than the others would wait for them without end.
+        self._share = len(dataset.labels) // world
+        self.batch_size = min(batch, self._share)
         self.sampler = self
         self.epoch = 0
         self._files = [str(label["im_file"]) for label in labels]
         self._seed = seed * world + rank
 
     def __len__(self) -> int:
-        return len(self.store) // self.batch_size
+        return self._share // self.batch_size
 
     def set_epoch(self, epoch: int) -> None:
         """Says which epoch comes next."""

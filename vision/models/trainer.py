@@ -24,6 +24,7 @@ from ..weights import load_weights
 from .detection import PollenModel, assemble
 from .distill import Teacher
 from .peers import Peer
+from .processes import train_in_processes
 from .tables import configure
 from .transfer import transfer
 
@@ -53,6 +54,7 @@ class PollenTrainer(DetectionTrainer):
     """
 
     model: Any
+    metrics: Any
     teacher: Teacher | None = None
 
     def __init__(
@@ -65,8 +67,15 @@ class PollenTrainer(DetectionTrainer):
     ):
         super().__init__(cfg, dict(overrides or {}), _callbacks)
         if config is not None:
-            # Travels to the processes of a distributed run, where a file in the run's folder would be deleted first.
+            # Travels whole to the processes of a distributed run.
             self.model = dict(config)
+
+    def train(self) -> None:
+        """Trains here, or on several GPUs in a process for each, see `processes`."""
+        if self.ddp:
+            self.metrics = train_in_processes(self)
+        else:
+            super().train()
 
     def get_model(self, cfg: Any = None, weights: Any = None, verbose: bool = True) -> PollenModel | Peer:
         """The network for the data set's classes, with the weights of another where given."""
@@ -88,7 +97,7 @@ class PollenTrainer(DetectionTrainer):
         It is kept as `data.yaml` of the run, for ultralytics' validator, which reads it again when training ends.
         """
         document = training_document(Path(self.args.data))
-        # Whoever starts the processes of a distributed run has its folder emptied; they come here themselves.
+        # Whoever only starts the processes of a distributed run writes nothing; they come here themselves.
         if not self.ddp:
             file = self.save_dir / "data.yaml"
             if RANK in (-1, 0):

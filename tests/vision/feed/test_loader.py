@@ -96,10 +96,17 @@ def test_a_run_that_goes_on_reads_what_an_unbroken_one_reads(labels):
         assert torch.equal(one["bboxes"], other["bboxes"])
 
 
-def test_processes_share_the_images_out(labels):
-    parts = [loader(labels, rank=rank, world=2, batch=1) for rank in range(2)]
-    seen = [name for part in parts for batch in part for name in batch["im_file"]]
-    assert sorted(seen) == sorted(label["im_file"] for label in labels)
+@pytest.mark.parametrize("batch", [1, 2])
+def test_processes_share_the_images_out_and_take_as_many_steps(labels, batch):
+    """With seven images one has four of them; a step that the other does not take, it would wait for without end."""
+    parts = [loader(labels, rank=rank, world=2, batch=batch) for rank in range(2)]
+    shown = []
+    for _ in range(8):
+        epoch = [[name for each in part for name in each["im_file"]] for part in parts]
+        assert [len(names) for names in epoch] == [batch * (3 // batch)] * 2
+        assert len({*epoch[0], *epoch[1]}) == sum(map(len, epoch))
+        shown += epoch[0] + epoch[1]
+    assert set(shown) == {label["im_file"] for label in labels}
 
 
 def test_closing_ends_mosaics(labels):

@@ -1,44 +1,11 @@
 """Training through ultralytics: starts, resumes, and leaves the edge kernel alone."""
 
-from functools import partial
-from types import SimpleNamespace
-
 import numpy as np
 import pytest
 import torch
-import yaml
-from palyno.vision.models.detection import build
 from palyno.vision.models.trainer import PollenTrainer, PollenYOLO
-from palyno.vision.train import _validate_when_due
-from PIL import Image, ImageDraw
 
-
-@pytest.fixture
-def data(tmp_path):
-    """Four pictures of one disk each, of two classes."""
-    for split in ("train", "val"):
-        for folder in ("images", "labels"):
-            (tmp_path / folder / split).mkdir(parents=True)
-        for i in range(4):
-            picture = Image.new("RGB", (64, 64), "white")
-            ImageDraw.Draw(picture).ellipse((10 + i, 12, 40 + i, 42), fill=("brown", "olive")[i % 2])
-            picture.save(tmp_path / f"images/{split}/{i}.png")
-            box = (25 + i) / 64, 27 / 64, 30 / 64, 30 / 64
-            (tmp_path / f"labels/{split}/{i}.txt").write_text(f"{i % 2} " + " ".join(f"{v:.4f}" for v in box))
-    names = {0: "Betula", 1: "Alnus"}
-    path = tmp_path / "data.yaml"
-    path.write_text(
-        yaml.safe_dump({"path": str(tmp_path), "train": "images/train", "val": "images/val", "names": names})
-    )
-    return path
-
-
-@pytest.fixture(autouse=True)
-def threads():
-    """ultralytics sets torch's number of threads when it picks the CPU."""
-    before = torch.get_num_threads()
-    yield
-    torch.set_num_threads(before)
+pytestmark = pytest.mark.usefixtures("threads")
 
 
 def arguments(data, **more):
@@ -131,32 +98,3 @@ def test_the_same_seed_gives_the_same_network(data):
 
     a, b = first_weights("a"), first_weights("b")
     assert all(torch.equal(a[n], b[n]) for n in a)
-
-
-def test_what_a_distributed_run_is_given_holds_the_network_and_when_to_validate(data):
-    """ultralytics empties the run's folder before its processes start, and pickles the model and the callbacks."""
-    cloudpickle = pytest.importorskip("cloudpickle")
-
-    front = PollenYOLO("hieraedge-n", edge="log", naming_loss=0.5)
-    front.add_callback("on_train_epoch_start", _validate_when_due(3))
-    sent = {}
-
-    def keep(trainer):
-        sent["pickle"] = cloudpickle.dumps({"model": sent["config"], "callbacks": trainer.callbacks})
-        raise PowerCut
-
-    class Looked(PollenTrainer):
-        def __init__(self, *args, **kwargs):
-            super().__init__(*args, **kwargs)
-            sent["config"] = self.model
-
-    front.add_callback("on_train_start", keep)
-    with pytest.raises(PowerCut):
-        front.train(trainer=partial(Looked, config=front.model.yaml), **arguments(data))
-    given = cloudpickle.loads(sent["pickle"])
-    assert build(given["model"], classes=2).yaml["options"]["edge"] == "log"
-    assert given["model"]["naming_loss"] == 0.5
-    due = [c for c in given["callbacks"]["on_train_epoch_start"] if c.__qualname__.startswith("_validate_when_due")]
-    trainer = SimpleNamespace(epoch=0, epochs=20, args=SimpleNamespace(val=True), fitness=1.0, best_fitness=None)
-    due[0](trainer)
-    assert trainer.args.val is False
