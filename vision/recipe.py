@@ -110,6 +110,10 @@ class TrainSettings:
         for name, low in (("epochs", 1), ("batch", 1), ("imgsz", 32), ("workers", 0), ("validate_every", 1)):
             if getattr(self, name) < low:
                 raise UsageError(f"{name} must be at least {low}, got {getattr(self, name)}")
+        if self.name is not None and not re.fullmatch(r"[^/\\\0]+", self.name):
+            raise UsageError(
+                f"name: expected the name of a file, without folders, got {self.name!r}; the weights lie in the run's folder, out"
+            )
         if not 0 <= self.weight_decay <= 1:
             raise UsageError(f"weight_decay: expected 0 to 1, got {self.weight_decay}")
         if self.imgsz % 32:

@@ -17,6 +17,9 @@ from palyno.vision.weights import Metadata
     ("change", "says"),
     [
         ({"epochs": 0}, "epochs"),
+        ({"name": "a/b"}, "name: expected the name of a file, without folders, got 'a/b'"),
+        ({"name": "a\\b"}, "name: expected the name of a file"),
+        ({"name": ""}, "name: expected the name of a file"),
         ({"imgsz": 100}, "multiple of 32"),
         ({"batch": 0}, "batch"),
         ({"workers": -1}, "workers"),
