@@ -6,17 +6,29 @@ import json
 import math
 import re
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, fields, replace
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
+from ..data.atomic import write_text
 from ..errors import UsageError
 
-__all__ = ["CACHES", "DISTILLED", "TrainSettings", "as_begun", "note"]
+if TYPE_CHECKING:
+    from .weights import Metadata
+
+__all__ = ["CACHES", "DISTILLED", "FEW_CLASSES", "TrainSettings", "as_begun", "as_held", "note", "of_the_table"]
 
 CACHES = ("none", "ram", "host", "gpu")
 
 # With a teacher, where nothing else is said.
 DISTILLED = {"distill": 1.0, "distill_temperature": 2.0, "distill_boxes": 0.0}
+
+# What a layer table decides where the settings do not.
+TABLE = ("edge", "gate", "backbone", "head", "options")
+
+# The cross-entropy of names helps to tell dozens of taxa apart. With BCCD's three classes it takes from boxes
+# (validation images, docs/detectors.md); where between 3 and 66 it turns was not measured.
+FEW_CLASSES = 10
 
 
 @dataclass(frozen=True)
@@ -98,6 +110,10 @@ class TrainSettings:
         for name, low in (("epochs", 1), ("batch", 1), ("imgsz", 32), ("workers", 0), ("validate_every", 1)):
             if getattr(self, name) < low:
                 raise UsageError(f"{name} must be at least {low}, got {getattr(self, name)}")
+        if self.name is not None and not re.fullmatch(r"[^/\\\0]+", self.name):
+            raise UsageError(
+                f"name: expected the name of a file, without folders, got {self.name!r}; the weights lie in the run's folder, out"
+            )
         if not 0 <= self.weight_decay <= 1:
             raise UsageError(f"weight_decay: expected 0 to 1, got {self.weight_decay}")
         if self.imgsz % 32:
@@ -108,7 +124,7 @@ class TrainSettings:
             raise UsageError(f"batch: expected a multiple of {gpus}, the number of GPUs, got {self.batch}")
         if self.cache not in CACHES:
             raise UsageError(f"cache: expected one of {', '.join(CACHES)}, got {self.cache!r}")
-        table = [key for key in ("edge", "gate", "backbone", "head", "options") if getattr(self, key)]
+        table = [key for key in TABLE if getattr(self, key)]
         if self.weights is not None and table:
             raise UsageError(f"{', '.join(table)}: weights bring their layer table; leave out one of the two")
         if not 0 <= self.light <= 2:
@@ -134,17 +150,46 @@ class TrainSettings:
             raise UsageError("distill: expected more than 0, got 0 and no distill_boxes; leave the teacher out")
 
 
-def note(settings: TrainSettings) -> None:
-    """Writes `recipe.json` into a run's folder."""
-    recipe = json.dumps(asdict(settings), default=str, indent=1)
-    (settings.out / "recipe.json").write_text(recipe + "\n", encoding="utf-8")
+def of_the_table(settings: TrainSettings, classes: int) -> dict[str, Any]:
+    """What of a model's table is not as it is written there, for a data set of so many classes."""
+    chosen = {key: getattr(settings, key) for key in (*TABLE[:-1], "naming_loss")}
+    if settings.naming_loss is None and classes < FEW_CLASSES:
+        chosen["naming_loss"] = 0.0
+    return chosen | dict(settings.options)
+
+
+def as_held(settings: TrainSettings, config: Mapping[str, Any], start: Metadata | None = None) -> dict[str, Any]:
+    """The settings with what held where they left it to the model's table or the data set.
+
+    Args:
+        settings: What was asked for.
+        config: The network's configuration, see `palyno.vision.models.tables`.
+        start: The weights that training starts from.
+    """
+    options = dict(config.get("options", {}))
+    table = {key: options.pop(key, None) for key in ("edge", "gate", "backbone")}
+    table |= {"head": config.get("head"), "options": options, "naming_loss": config.get("naming_loss", 0.0)}
+    model = settings.model if start is None else start.name
+    name = settings.name or (Path(model).stem if start is None else Path(model).name)
+    return asdict(settings) | table | {"model": model, "name": name}
+
+
+def note(out: Path, held: Mapping[str, Any]) -> None:
+    """Writes a recipe, see `as_held`, into a run's folder."""
+    write_text(out / "recipe.json", json.dumps(held, default=str, indent=1) + "\n")
 
 
 def as_begun(settings: TrainSettings) -> TrainSettings:
-    """The recipe that an unfinished run was begun with, where its folder still has it."""
+    """The recipe that an unfinished run was begun with, where its folder still has it.
+
+    What an older recipe does not say is as it was when nobody could choose it: the default.
+    """
     try:
         noted = json.loads((settings.out / "recipe.json").read_text(encoding="utf-8"))
     except FileNotFoundError:
         return settings
-    own = {f.name for f in fields(TrainSettings)} - {"data", "out", "device", "workers"}
-    return replace(settings, **{key: value for key, value in noted.items() if key in own})
+    here = {key: getattr(settings, key) for key in ("data", "out", "device", "workers")}
+    own = {f.name for f in fields(TrainSettings)} - here.keys()
+    if noted.get("weights") is not None:
+        own -= set(TABLE)  # They bring their own.
+    return TrainSettings(**here, **{key: value for key, value in noted.items() if key in own})

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Callable
-from dataclasses import asdict
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,15 +13,11 @@ from .. import __version__, offline
 from ..data.annotations.yolo import read_classes
 from ..data.training_set import read_training_set
 from ..errors import InputError, UsageError
-from .recipe import CACHES, DISTILLED, TrainSettings, as_begun, note
+from .recipe import CACHES, DISTILLED, TrainSettings, as_begun, as_held, note, of_the_table
 from .results import SlideResult
 from .weights import Metadata
 
 __all__ = ["CACHES", "TrainSettings", "known_classes", "train"]
-
-# The cross-entropy of names helps to tell dozens of taxa apart. With BCCD's three classes it takes from boxes
-# (validation images, docs/detectors.md); where between 3 and 66 it turns was not measured.
-FEW_CLASSES = 10
 
 
 def known_classes(data: Path, weights: str | Path) -> tuple[list[str], list[str]]:
@@ -84,31 +80,29 @@ def train(settings: TrainSettings, *, resume: bool = False) -> Path:
         arguments: dict[str, Any] = {"resume": str(last)}
     else:
         table = settings.model if start is None else start.config
-        yolo = PollenYOLO(table, classes=names, start=file, **_of_the_table(settings, len(names)))
+        yolo = PollenYOLO(table, classes=names, start=file, **of_the_table(settings, len(names)))
         arguments = _arguments(settings)
     if network is not None:
         teaching = Teaching(network, *(getattr(settings, name) for name in DISTILLED))
         teaching.teacher(yolo.model)  # Here, before anything is written, it is told if it cannot teach.
         yolo.add_callback("on_train_start", teaching)
     run.mkdir(parents=True, exist_ok=True)
-    if not resume:
-        note(settings)
+    # Of a folder that has lost its recipe nobody knows what was asked for.
+    noted = not resume or (run / "recipe.json").is_file()
+    if noted:
+        note(run, as_held(settings, yolo.model.yaml, start))
     yolo.add_callback("on_train_epoch_start", _validate_when_due(settings.validate_every))
     yolo.train(**arguments)
+    if settings.hours is not None:
+        settings = replace(settings, epochs=_passes(run))
+    if noted:
+        note(run, as_held(settings, yolo.model.yaml, start))
     metrics = dict(getattr(yolo.trainer, "metrics", None) or {})
     largest = data.largest_grain(settings.imgsz)
     path = export_checkpoint(
         run / "weights" / "best.pt", run, settings, metrics=metrics, max_grain_px=largest, start=start, tutor=tutor
     )
     return _fitted(path, settings)
-
-
-def _of_the_table(settings: TrainSettings, classes: int) -> dict[str, Any]:
-    """What of a model's table is not as it is written there, for a data set of so many classes."""
-    chosen = {k: getattr(settings, k) for k in ("edge", "gate", "backbone", "head", "naming_loss")}
-    if settings.naming_loss is None and classes < FEW_CLASSES:
-        chosen["naming_loss"] = 0.0
-    return chosen | dict(settings.options)
 
 
 def _fitted(path: Path, settings: TrainSettings) -> Path:
@@ -155,12 +149,13 @@ def export_checkpoint(
 
     model = PollenYOLO(checkpoint).model.float()
     names = tuple(str(n) for _, n in sorted(model.names.items()))
-    name = settings.name or (Path(settings.model).stem if start is None else Path(start.name).name)
-    recipe = {k: v for k, v in asdict(settings).items() if k not in {"data", "out", "device", "workers", "cache"}}
-    if start is not None:
-        recipe |= {"model": start.name, "weights": start.sha256}
+    held = as_held(settings, model.yaml, start)
+    recipe = {k: v for k, v in held.items() if k not in {"data", "out", "device", "workers", "cache"}}
+    # Hashes and names, where the settings may have paths of this machine.
+    recipe["model"] = Path(settings.model).stem if start is None else start.name
+    recipe["weights"] = None if start is None else start.sha256
     recipe["teacher"] = None if tutor is None else {"name": tutor.name, "sha256": tutor.sha256}
-    path = out / f"{name}.safetensors"
+    path = out / f"{held['name']}.safetensors"
     training = {
         "palyno": __version__,
         "seed": settings.seed,
@@ -170,7 +165,7 @@ def export_checkpoint(
     save_weights(
         path,
         model,
-        name=name,
+        name=held["name"],
         classes=names,
         config=model.yaml,
         imgsz=settings.imgsz,
@@ -234,6 +229,11 @@ def _arguments(settings: TrainSettings) -> dict[str, Any]:
         "pretrained": False,
         "verbose": True,
     }
+
+
+def _passes(run: Path) -> int:
+    """How many passes over the images a run's log tells of."""
+    return int((run / "results.csv").read_text(encoding="utf-8").splitlines()[-1].split(",")[0])
 
 
 def _validate_when_due(every: int) -> Callable[[Any], None]:

@@ -116,6 +116,7 @@ def train(model: str | None, resume: bool, options: tuple[str, ...], **settings:
     if model and settings["weights"]:
         raise UsageError("--model and --weights: weights bring their layer table; leave out one of the two")
     model = model or ("backbone-yolo-n" if settings["backbone"] else "hieraedge-n")
+    recipe = TrainSettings(model=model, options=dict(map(_option, options)), **settings)
     if settings["weights"]:
         known, new = known_classes(settings["data"], settings["weights"])
         named = f"; new to it: {', '.join(new)}" if new else ""
@@ -124,7 +125,7 @@ def train(model: str | None, resume: bool, options: tuple[str, ...], **settings:
         known, new = known_classes(settings["data"], settings["teacher"])
         named = f"; not {', '.join(new)}" if new else ""
         click.echo(f"{settings['teacher']} teaches {len(known)} of {len(known) + len(new)} classes{named}", err=True)
-    path = run(TrainSettings(model=model, options=dict(map(_option, options)), **settings), resume=resume)
+    path = run(recipe, resume=resume)
     click.echo(f"weights: {path}", err=True)
     if counts := read_metadata(path).training.get("counts"):
         click.echo(

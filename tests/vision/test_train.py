@@ -16,7 +16,7 @@ from palyno.errors import InputError, UnknownModelError, UsageError
 from palyno.vision.models.detection import build
 from palyno.vision.models.distill import Teacher
 from palyno.vision.operating import choose_conf
-from palyno.vision.train import TrainSettings, _arguments, _of_the_table, known_classes, train
+from palyno.vision.train import TrainSettings, _arguments, export_checkpoint, known_classes, train
 from palyno.vision.validate import read_split, validate
 from palyno.vision.weights import _network, load_weights, save_weights
 
@@ -63,6 +63,32 @@ def test_the_recipe_is_stored_with_the_weights_and_names_no_path(run):
     assert training["seed"] == 0
     assert training["recipe"]["epochs"] == 1
     assert str(settings.out) not in json.dumps(dict(training))
+
+
+def test_the_recipe_that_is_kept_says_what_held_where_nothing_was_asked_for(run):
+    settings, weights = run
+    about = palyno.load(weights, device="cpu").metadata
+    noted = json.loads((settings.out / "recipe.json").read_text())
+    for recipe in (noted, about.training["recipe"]):
+        assert recipe["naming_loss"] == about.config["naming_loss"] == 1.0
+        assert {key: recipe[key] for key in ("edge", "gate")} | recipe["options"] == about.config["options"]
+        assert (recipe["model"], recipe["name"], recipe["head"]) == ("hieraedge-n", "tiny", "detect")
+
+
+def test_a_table_of_ones_own_is_named_without_its_folder(run, tmp_path):
+    settings = dataclasses.replace(run[0], model="/somewhere/table.yaml", name=None)
+    path = export_checkpoint(run[0].out / "weights" / "best.pt", tmp_path, settings, metrics={}, max_grain_px=40)
+    assert path == tmp_path / "table.safetensors"
+    assert load_weights(path)[1].training["recipe"]["model"] == "table"
+
+
+def test_a_recipe_in_hours_says_how_many_epochs_these_were(scenes, tmp_path):
+    settings = TrainSettings(
+        scenes / "data.yaml", tmp_path, model="yolo11n", hours=1e-6, batch=3, imgsz=64, device="cpu", workers=0
+    )
+    recipe = load_weights(train(settings))[1].training["recipe"]
+    assert recipe["epochs"] == json.loads((tmp_path / "recipe.json").read_text())["epochs"] == 1
+    assert len((tmp_path / "results.csv").read_text().splitlines()) == 1 + 1
 
 
 def test_weights_say_how_they_count_validation_images(run, scenes):
@@ -191,25 +217,6 @@ def test_weight_decay_is_of_weights_alone(scenes, tmp_path):
     decays = {id(p): group["weight_decay"] for group in optimizer.param_groups for p in group["params"]}
     for name, parameter in model.named_parameters():
         assert decays[id(parameter)] == (0.03 if parameter.ndim > 1 else 0.0), name
-
-
-def test_few_classes_are_told_apart_by_the_plain_loss(tmp_path):
-    from palyno.vision.models.detection import build
-
-    settings = TrainSettings(tmp_path / "data.yaml", tmp_path)
-    for classes, weight in ((3, 0.0), (66, 1.0)):
-        network = build(settings.model, classes=classes, **_of_the_table(settings, classes))
-        assert network.yaml["naming_loss"] == weight
-    assert (_of_the_table(settings, 9)["naming_loss"], _of_the_table(settings, 10)["naming_loss"]) == (0, None)
-    asked = dataclasses.replace(settings, naming_loss=0.5, edge="log", options={"kernel": 7})
-    assert _of_the_table(asked, 3) == {
-        "naming_loss": 0.5,
-        "edge": "log",
-        "kernel": 7,
-        "gate": None,
-        "backbone": None,
-        "head": None,
-    }
 
 
 def test_how_much_light_varies_reaches_the_loader(scenes, tmp_path):

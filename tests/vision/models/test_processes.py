@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
@@ -108,7 +109,10 @@ def test_a_run_in_two_processes_that_broke_off_goes_on(data, tmp_path, two, monk
     assert (out / "weights" / "last.pt").is_file() and (out / "recipe.json").is_file()
     weights = train(TrainSettings(data, out, device="cpu"), resume=True)
     assert [line.split(",")[0] for line in (out / "results.csv").read_text().splitlines()] == ["epoch", "1", "2"]
-    assert read_metadata(weights).training["validation"]["metrics/mAP50(B)"] == 0.25
+    training = read_metadata(weights).training
+    assert training["validation"]["metrics/mAP50(B)"] == 0.25
+    # Of two classes the table's weight did not hold.
+    assert training["recipe"]["naming_loss"] == json.loads((out / "recipe.json").read_text())["naming_loss"] == 0.0
 
 
 @pytest.mark.parametrize("what", ["the pickle", "the launcher"])
