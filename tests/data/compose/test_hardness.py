@@ -70,7 +70,8 @@ def test_where_all_are_as_hard_all_are_drawn_as_without(level):
 @pytest.fixture(scope="module")
 def shelves(tmp_path_factory):
     """A shelf of real pictures, their hardness, and the shelf that draws by it."""
-    references = find_references(PICTURES / "train")
+    # Taxa of one to all of their pictures.
+    references = [r for i, r in enumerate(find_references(PICTURES / "train")) if i < 12 or i % 5 == 0]
     cuts = tmp_path_factory.mktemp("cuts")
     assert not any(cut_to_file(r, cuts) for r in references)
     labels = {r.taxon: r.taxon for r in references}
