@@ -58,6 +58,8 @@ class TrainSettings:
         options: Values for further options of the table, such as `{"kernel": 13}`.
         naming_loss: Weight of the cross-entropy of names, see `palyno.vision.models.loss`; if None the
             table's, but 0 for fewer than `FEW_CLASSES` classes.
+        nwd: Share of the normalised Wasserstein distance in the loss of boxes and in which anchors answer for a grain,
+            0 to 1, see `palyno.vision.models.wasserstein`.
         teacher: Trained weights to learn names from beside the labels, a name that ships or a file, of any table with
             the same grid of anchors, see `palyno.vision.models.distill`. None learns from the labels alone.
         distill: Weight of what the teacher says of names, beside 1 of the labels' own loss; 1 if None.
@@ -94,6 +96,7 @@ class TrainSettings:
     head: str | None = None
     options: Mapping[str, str | int] = field(default_factory=dict)
     naming_loss: float | None = None
+    nwd: float = 0.0
     teacher: str | Path | None = None
     distill: float | None = None
     distill_temperature: float | None = None
@@ -228,7 +231,7 @@ def train(settings: TrainSettings, *, resume: bool = False) -> Path:
 
 def _of_the_table(settings: TrainSettings, classes: int) -> dict[str, Any]:
     """What of a model's table is not as it is written there, for a data set of so many classes."""
-    chosen = {k: getattr(settings, k) for k in ("edge", "gate", "backbone", "head", "naming_loss")}
+    chosen = {k: getattr(settings, k) for k in ("edge", "gate", "backbone", "head", "naming_loss", "nwd")}
     if settings.naming_loss is None and classes < FEW_CLASSES:
         chosen["naming_loss"] = 0.0
     return chosen | dict(settings.options)

@@ -6,6 +6,7 @@ import dataclasses
 import json
 import shutil
 from pathlib import Path
+from types import SimpleNamespace
 
 import palyno
 import pytest
@@ -209,7 +210,25 @@ def test_few_classes_are_told_apart_by_the_plain_loss(tmp_path):
         "gate": None,
         "backbone": None,
         "head": None,
+        "nwd": 0.0,
     }
+
+
+def test_the_share_of_another_overlap_reaches_the_networks_loss(tmp_path):
+    from palyno.vision.models.detection import build
+    from palyno.vision.models.wasserstein import WassersteinAssigner
+
+    shares = {}
+    for nwd in (0.0, 0.5):
+        settings = TrainSettings(tmp_path / "data.yaml", tmp_path, nwd=nwd)
+        network = build(settings.model, classes=3, **_of_the_table(settings, 3))
+        network.args = SimpleNamespace()
+        assigner = network.init_criterion().assigner
+        shares[nwd] = assigner.share if isinstance(assigner, WassersteinAssigner) else None
+    assert shares == {0.0: None, 0.5: 0.5}
+    # Weights that were trained with a share of it leave it behind.
+    again = build(network.yaml, **_of_the_table(dataclasses.replace(settings, nwd=0.0), 3))
+    assert network.yaml["nwd"] == 0.5 and "nwd" not in again.yaml
 
 
 def test_how_much_light_varies_reaches_the_loader(scenes, tmp_path):
