@@ -59,6 +59,8 @@ class TrainSettings:
         options: Values for further options of the table, such as `{"kernel": 13}`.
         naming_loss: Weight of the cross-entropy of names, see `palyno.vision.models.loss`; if None the
             table's, but 0 for fewer than `FEW_CLASSES` classes.
+        nwd: Share of the normalised Wasserstein distance in the loss of boxes and in which anchors answer for a grain,
+            0 to 1, see `palyno.vision.models.wasserstein`.
         teacher: Trained weights to learn names from beside the labels, a name that ships or a file, of any table with
             the same grid of anchors, see `palyno.vision.models.distill`. None learns from the labels alone.
         distill: Weight of what the teacher says of names, beside 1 of the labels' own loss; 1 if None.
@@ -95,6 +97,7 @@ class TrainSettings:
     head: str | None = None
     options: Mapping[str, str | int] = field(default_factory=dict)
     naming_loss: float | None = None
+    nwd: float = 0.0
     teacher: str | Path | None = None
     distill: float | None = None
     distill_temperature: float | None = None
@@ -112,7 +115,8 @@ class TrainSettings:
                 raise UsageError(f"{name} must be at least {low}, got {getattr(self, name)}")
         if self.name is not None and not re.fullmatch(r"[^/\\\0]+", self.name):
             raise UsageError(
-                f"name: expected the name of a file, without folders, got {self.name!r}; the weights lie in the run's folder, out"
+                f"name: expected the name of a file, without folders, got {self.name!r}; "
+                "the weights lie in the run's folder, out"
             )
         if not 0 <= self.weight_decay <= 1:
             raise UsageError(f"weight_decay: expected 0 to 1, got {self.weight_decay}")
@@ -152,7 +156,7 @@ class TrainSettings:
 
 def of_the_table(settings: TrainSettings, classes: int) -> dict[str, Any]:
     """What of a model's table is not as it is written there, for a data set of so many classes."""
-    chosen = {key: getattr(settings, key) for key in (*TABLE[:-1], "naming_loss")}
+    chosen = {key: getattr(settings, key) for key in (*TABLE[:-1], "naming_loss", "nwd")}
     if settings.naming_loss is None and classes < FEW_CLASSES:
         chosen["naming_loss"] = 0.0
     return chosen | dict(settings.options)

@@ -3,11 +3,17 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
+from ...errors import UsageError
+
+if TYPE_CHECKING:
+    from ...data.compose import Hardness
+
 FOLDER = click.Path(exists=True, file_okay=False, path_type=Path)
+FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
 
 
 @click.command(short_help="Make training scenes with exact boxes from reference pictures of single grains.")
@@ -25,7 +31,7 @@ FOLDER = click.Path(exists=True, file_okay=False, path_type=Path)
 )
 @click.option("--labelled-fields", type=FOLDER, help="Labelled fields (YOLO) whose tiles join the data set.")
 @click.option("--labelled-class", default="Oryza", show_default=True, help="Class of their boxes.")
-@click.option("--field-splits", type=click.Path(exists=True, dir_okay=False, path_type=Path), help="CSV: file, split.")
+@click.option("--field-splits", type=FILE, help="CSV: file, split.")
 @click.option("--train-scenes", default=4000, show_default=True, type=click.IntRange(0))
 @click.option("--val-scenes", default=300, show_default=True, type=click.IntRange(0))
 @click.option("--test-scenes", default=400, show_default=True, type=click.IntRange(0))
@@ -50,6 +56,19 @@ FOLDER = click.Path(exists=True, file_okay=False, path_type=Path)
     type=click.Choice(["usual", "other"]),
     help="other: stain and optics that are never trained on, to score detectors with.",
 )
+@click.option(
+    "--hard-cases",
+    multiple=True,
+    type=(FOLDER, FILE),
+    metavar="SCENES FOUND",
+    help="Set grains more often that a detector missed or misnamed: SCENES were composed before, FOUND is what `palyno "
+    "val SCENES/data.yaml --split train --save` kept. Repeatable.",
+)
+@click.option(
+    "--hard-most",
+    type=click.FloatRange(1),
+    help="How many times as often the hardest pictures are set, at most.  [default: 4]",
+)
 @click.option("--seed", default=0, show_default=True, type=click.IntRange(0))
 @click.option("--workers", default=1, show_default=True, type=click.IntRange(1), help="Processes.")
 @click.option("--masks", is_flag=True, help="Also write where each grain shows: masks/SPLIT.json, in COCO's format.")
@@ -63,6 +82,8 @@ def compose(
     microscope: str,
     workers: int,
     masks: bool,
+    hard_cases: tuple[tuple[Path, Path], ...],
+    hard_most: float | None,
     as_json: bool,
     **options: Any,
 ) -> None:
@@ -90,6 +111,7 @@ def compose(
         unknown=_unknown(unknown),
         seed=options["seed"],
         scene=SceneSettings(size=size, stain_jitter=stain_jitter, microscope=microscope),
+        hardness=_hardness(hard_cases, hard_most),
     )
     if sys.stderr.isatty() and not as_json:
         from rich.console import Console
@@ -101,6 +123,10 @@ def compose(
             manifest = compose_dataset(recipe, out, workers=workers, masks=masks, progress=show)
     else:
         manifest = compose_dataset(recipe, out, workers=workers, masks=masks)
+    if recipe.hardness and not as_json:
+        hardest = sorted(recipe.hardness.taxa.items(), key=lambda one: -one[1])[:5]
+        named = ", ".join(f"{taxon} {hardness:.2f}" for taxon, hardness in hardest)
+        click.echo(f"hard cases: {recipe.hardness.mean:.2f} on average; hardest: {named}", err=True)
     summary = {key: manifest[key] for key in ("images", "grains", "classes", "unknown", "refused")}
     if as_json:
         click.echo(json.dumps(summary, ensure_ascii=False))
@@ -112,6 +138,20 @@ def compose(
     for note in manifest["refused"]:
         click.echo(f"left out: {note}", err=True)
     click.echo(f"{len(manifest['classes'])} classes; written to {out}", err=True)
+
+
+def _hardness(cases: tuple[tuple[Path, Path], ...], most: float | None) -> Hardness | None:
+    """How hard the training pictures were for the detectors whose predictions are given."""
+    if not cases:
+        if most is not None:
+            raise UsageError("--hard-most: expected --hard-cases with it, got none; name one, or leave it out")
+        return None
+    from ...data.compose.hardness import MOST, measure
+    from ...vision.hard_cases import read_sightings
+
+    seen = [read_sightings(scenes, found) for scenes, found in cases]
+    sightings = [sighting for of_one, _ in seen for sighting in of_one]
+    return measure(sightings, most=MOST if most is None else most, seen_by=[sha256 for _, sha256 in seen])
 
 
 def _unknown(values: tuple[str, ...]) -> dict[str, tuple[str, ...]] | None:

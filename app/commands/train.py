@@ -54,6 +54,13 @@ from ...errors import UsageError
     help="Weight of the cross-entropy of names; if not given the model's, and 0 for fewer than ten classes.",
 )
 @click.option(
+    "--nwd",
+    default=0.0,
+    show_default=True,
+    type=click.FloatRange(0, 1),
+    help="Share of the normalised Wasserstein distance in the loss of boxes and in which anchors answer for a grain.",
+)
+@click.option(
     "--teacher",
     metavar="NAME|FILE",
     help="Learn names from a trained detector, too, mostly a larger one: what it says of every grain.",

@@ -8,6 +8,7 @@ What many processes read (cut grains, decoded fields) lies in files while a data
 """
 
 from .dataset import compose_dataset
+from .hardness import Hardness, Sighting, measure
 from .recipe import Recipe
 
-__all__ = ["Recipe", "compose_dataset"]
+__all__ = ["Hardness", "Recipe", "Sighting", "compose_dataset", "measure"]

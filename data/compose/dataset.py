@@ -57,6 +57,11 @@ def compose_dataset(
     if out.exists() and any(out.iterdir()):
         raise UsageError(f"{out}: expected a new or empty folder; it holds files")
     references = _references(recipe)
+    if recipe.hardness and not any(r.name in recipe.hardness.pictures for r in references["train"]):
+        raise InputError(
+            f"hard cases: expected scenes of training pictures of {recipe.reference}; "
+            f"{next(iter(recipe.hardness.pictures))} and the other pictures in them are none of those"
+        )
     taxa = sorted({r.taxon for r in references["train"]})
     unknown = recipe.unknown or choose_unknown(taxa, recipe.seed)
     held_out = set(chain.from_iterable(unknown.values()))
@@ -100,7 +105,10 @@ def _compose(
         held_out = set(chain.from_iterable(unknown.values()))
         shelves = {
             split: Shelf(
-                [r for r in references[split] if r.taxon not in held_out or r.taxon in unknown[split]], labels, cuts
+                [r for r in references[split] if r.taxon not in held_out or r.taxon in unknown[split]],
+                labels,
+                cuts,
+                recipe.hardness if split == "train" else None,
             )
             for split in SPLITS
         }

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from ..scene import SceneSettings
+from .hardness import Hardness
 
 __all__ = ["Recipe"]
 
@@ -28,6 +29,7 @@ class Recipe:
         unknown: Taxa labelled `unknown`, a split each; chosen by `choose_unknown` when None.
         seed: Decides everything random.
         scene: What scenes look like.
+        hardness: Set hard pictures into training scenes more often, see `hardness`; None sets all alike.
     """
 
     reference: Path
@@ -43,3 +45,4 @@ class Recipe:
     unknown: dict[str, tuple[str, ...]] | None = None
     seed: int = 0
     scene: SceneSettings = field(default_factory=SceneSettings)
+    hardness: Hardness | None = None

@@ -370,9 +370,10 @@ def test_a_variant_is_its_model_but_for_one_part(name, tmp_path):
     assert (parsed["seed"], parsed["epochs"], parsed["name"]) == (1, 3, name)
     model, options = network_of(name)
     assert parsed["model"] == model
-    if name.endswith(("-named", "-loss")) or name in ("turned-45", "light-2"):
+    if name.endswith(("-named", "-loss")) or name in ("turned-45", "light-2", "nwd-half"):
         assert not options
-        assert parsed["naming_loss"] is not None or parsed["degrees"] == 45 or parsed["light"] == 2
+        changed = {"turned-45": ("degrees", 45), "light-2": ("light", 2), "nwd-half": ("nwd", 0.5)}.get(name)
+        assert parsed["naming_loss"] is not None if changed is None else parsed[changed[0]] == changed[1]
     elif name == "published-without-gate":
         assert parts(model, {})[0] == {"HEM", "SEF", "SPDConv", "CSPOKM", "GlobalGate"}
         assert parts(model, options)[0] == {"HEM", "SEF", "SPDConv", "CSPOKM"}

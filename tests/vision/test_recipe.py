@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+from types import SimpleNamespace
 
 import pytest
 from palyno.errors import UsageError
@@ -58,6 +59,7 @@ def test_few_classes_are_told_apart_by_the_plain_loss(tmp_path):
         "gate": None,
         "backbone": None,
         "head": None,
+        "nwd": 0.0,
     }
 
 
@@ -122,3 +124,19 @@ def test_an_older_recipe_is_resumed_with_what_was_usual_where_it_says_nothing(tm
 def test_a_folder_without_a_recipe_leaves_the_settings_as_they_are(tmp_path):
     settings = TrainSettings(tmp_path / "data.yaml", tmp_path, epochs=7)
     assert as_begun(settings) == settings
+
+
+def test_the_share_of_another_overlap_reaches_the_networks_loss(tmp_path):
+    from palyno.vision.models.wasserstein import WassersteinAssigner
+
+    shares = {}
+    for nwd in (0.0, 0.5):
+        settings = TrainSettings(tmp_path / "data.yaml", tmp_path, nwd=nwd)
+        network = build(settings.model, classes=3, **of_the_table(settings, 3))
+        network.args = SimpleNamespace()
+        assigner = network.init_criterion().assigner
+        shares[nwd] = assigner.share if isinstance(assigner, WassersteinAssigner) else None
+    assert shares == {0.0: None, 0.5: 0.5}
+    # Weights that were trained with a share of it leave it behind.
+    again = build(network.yaml, **of_the_table(dataclasses.replace(settings, nwd=0.0), 3))
+    assert network.yaml["nwd"] == 0.5 and "nwd" not in again.yaml

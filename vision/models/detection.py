@@ -80,7 +80,7 @@ class PollenModel(DetectionModel):
             self.info()
 
     def init_criterion(self) -> Any:
-        """The loss, with `naming_loss` of the configuration."""
+        """The loss, with `naming_loss` and `nwd` of the configuration."""
         return criterion(self)
 
     def fuse(self, verbose: bool = False, imgsz: int = 640) -> PollenModel:
@@ -133,7 +133,8 @@ def build(
         classes: Number of classes, or their names in order; None keeps what the configuration says.
         channels: Channels of the image; None keeps what the configuration says, else 3.
         **options: Options of the table, such as `edge` (see `HEM`), `gate` and `kernel` (`OmniKernel`) or `backbone`
-            (`pyramid`); `head` (`heads`) and `naming_loss` (`loss`). None keeps what the configuration says.
+            (`pyramid`); `head` (`heads`), `naming_loss` (`loss`) and `nwd` (`wasserstein`). None keeps what the
+            configuration says.
 
     Raises:
         UnknownModelError: No such name.

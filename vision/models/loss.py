@@ -7,7 +7,8 @@ with 66 taxa that look alike the signal that tells two of them apart is a small 
 
 P the anchors that answer for a grain, z_a their class logits, c(a) the grain's class, compares the names of one grain
 with each other and with nothing else. What comes out is read as before, a sigmoid a class. A teacher's word, where the
-batch brings one, is added at the same anchors, see `distill`.
+batch brings one, is added at the same anchors, see `distill`. A share of boxes' overlap can be another measure of how
+near they are, see `wasserstein`.
 """
 
 from __future__ import annotations
@@ -22,14 +23,17 @@ from ... import offline
 offline.switch_off()
 from ultralytics.utils.loss import E2ELoss, v8DetectionLoss  # noqa: E402
 
+from .wasserstein import WassersteinAssigner, WassersteinBoxLoss  # noqa: E402
+
 __all__ = ["NamingLoss", "criterion"]
 
 
 class NamingLoss(v8DetectionLoss):
     """ultralytics' detection loss with `model.yaml["naming_loss"]` times the cross-entropy of names in its class part.
 
-    Where the trainer's batch has a `Lesson`, as `lesson`, its divergences are added to the class part and to that of
-    the distribution.
+    Its `nwd`, where there is one, is the share of the normalised Wasserstein distance in the assignment's overlap and
+    in the loss of boxes. Where the trainer's batch has a `Lesson`, as `lesson`, its divergences are added to the class
+    part and to that of the distribution.
 
     Args:
         model: The network, with its head last and the trainer's arguments.
@@ -40,6 +44,9 @@ class NamingLoss(v8DetectionLoss):
     def __init__(self, model: Any, tal_topk: int = 10, tal_topk2: int | None = None):
         super().__init__(model, tal_topk, tal_topk2)
         self.naming = float(model.yaml["naming_loss"])
+        if share := model.yaml.get("nwd"):
+            self.assigner = WassersteinAssigner(self.assigner, share)
+            self.bbox_loss = WassersteinBoxLoss(self.reg_max, self.assigner).to(self.device)
 
     def get_assigned_targets_and_loss(
         self, preds: dict[str, torch.Tensor], batch: dict[str, Any], **assign_kwargs: Any

@@ -68,7 +68,7 @@ class Peer(DetectionModel):
         self.end2end = False
 
     def init_criterion(self) -> Any:
-        """The loss, with `naming_loss` of the configuration."""
+        """The loss, with `naming_loss` and `nwd` of the configuration."""
         return criterion(self)
 
     def fuse(self, verbose: bool = False, imgsz: int = 640) -> Peer:

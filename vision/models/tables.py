@@ -27,7 +27,8 @@ PEERS = {
 }
 
 _FOLDER = Path(__file__).parent
-_KEYS = {"name", "options", "nc", "names", "channels", "naming_loss"}
+_KEYS = {"name", "options", "nc", "names", "channels", "naming_loss", "nwd"}
+_LOSSES = ("naming_loss", "nwd")
 _OWN_KEYS = {"scale", "scales", "layers", "outputs"}
 
 
@@ -50,7 +51,7 @@ def configure(
         classes: Number of classes, or their names in order; None, or the number that the configuration has, keeps
             its names.
         channels: Channels of the image; None keeps what the configuration says, else 3.
-        **options: Values for the table's options, or for `head` and `naming_loss`; None keeps the table's.
+        **options: Values for the table's options, or for `head`, `naming_loss` and `nwd`; None keeps the table's.
 
     Returns:
         A new dictionary of plain values, which `configure` takes again and JSON can hold. A table of ours is in it
@@ -75,7 +76,7 @@ def configure(
     for option, value in options.items():
         if value is None:
             continue
-        if option == "naming_loss" or (option == "head" and not peer):
+        if option in _LOSSES or (option == "head" and not peer):
             config[option] = value
             continue
         if option not in config["options"]:
@@ -92,14 +93,21 @@ def configure(
     config["channels"] = channels or config.get("channels", 3)
     if not 0 <= config.setdefault("naming_loss", 0.0) < math.inf:
         raise UsageError(f"naming_loss: expected a weight of 0 or more, got {config['naming_loss']!r}")
+    # Without a share of it, which is what configurations have always been, it is not named.
+    if not isinstance(config.setdefault("nwd", 0.0), int | float) or not 0 <= config["nwd"] <= 1:
+        raise UsageError(f"nwd: expected a share of 0 to 1, got {config['nwd']!r}")
+    if not config["nwd"]:
+        del config["nwd"]
     if not peer:
         config.setdefault("reg_max", 16)
         if config.setdefault("head", HEADS[0]) not in HEADS:
             raise UsageError(f"head: expected one of {', '.join(HEADS)}; got {config['head']!r}")
     if config.get("head") == "rtdetr" or config.get("ultralytics", "").startswith("rtdetr"):
-        if options.get("naming_loss"):
-            raise UsageError("naming_loss: RT-DETR has a loss of its own; leave it out, or choose another head")
+        for loss in _LOSSES:
+            if options.get(loss):
+                raise UsageError(f"{loss}: RT-DETR has a loss of its own; leave it out, or choose another head")
         config["naming_loss"] = 0.0
+        config.pop("nwd", None)
     return config
 
 
