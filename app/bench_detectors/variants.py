@@ -23,6 +23,7 @@ VARIANTS: dict[str, tuple[str, ...]] = {
     **{f"kernel-{side}": ("--model", "hieraedge-n", "--option", f"kernel={side}") for side in (7, 13, 21)},
     "light-2": ("--model", "hieraedge-n", "--light", "2"),
     "turned-45": ("--model", "hieraedge-n", "--degrees", "45"),
+    "multi-scale": ("--model", "hieraedge-n", "--multi-scale", "0.25"),
     **{table.stem: ("--model", str(table)) for table in sorted(PARTS.glob("*.yaml"))},
 }
 

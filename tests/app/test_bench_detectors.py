@@ -274,9 +274,13 @@ def test_a_variant_is_its_model_but_for_one_part(name, tmp_path):
     assert (parsed["seed"], parsed["epochs"], parsed["name"]) == (1, 3, name)
     model, options = network_of(name)
     assert parsed["model"] == model
-    if name.endswith(("-named", "-loss")) or name in ("turned-45", "light-2"):
+    if name.endswith(("-named", "-loss")) or name in ("turned-45", "light-2", "multi-scale"):
         assert not options
-        assert parsed["naming_loss"] is not None or parsed["degrees"] == 45 or parsed["light"] == 2
+        assert parsed["naming_loss"] is not None or (parsed["degrees"], parsed["light"], parsed["multi_scale"]) == {
+            "turned-45": (45, 1, 0),
+            "light-2": (0, 2, 0),
+            "multi-scale": (0, 1, 0.25),
+        }.get(name)
     elif name == "hieraedge-published-n":
         assert parts(model, options)[0] == {"HEM", "SEF", "SPDConv", "CSPOKM"}
     else:
