@@ -23,6 +23,9 @@ CACHES = ("none", "ram", "host", "gpu")
 # With a teacher, where nothing else is said.
 DISTILLED = {"distill": 1.0, "distill_temperature": 2.0, "distill_boxes": 0.0}
 
+# Of the images of a batch: on smaller ones the coarsest map has a single place.
+LEAST_SIDE = 64
+
 # What a layer table decides where the settings do not.
 TABLE = ("edge", "gate", "backbone", "head", "options")
 
@@ -75,6 +78,8 @@ class TrainSettings:
         light: How much stain, lamp, focus and noise vary from image to image, times the usual; 0 to 2. Without `cache`
             `gpu` or `host` it is hue, saturation and brightness that vary more or less.
         degrees: With `cache` `gpu` or `host`, turned by up to so many degrees beside mirroring and quarter turns.
+        multi_scale: Share of `imgsz` by which the side of a batch varies at most, up and down, in steps of 32 pixels; 0
+            trains at `imgsz` alone.
     """
 
     data: Path
@@ -108,6 +113,7 @@ class TrainSettings:
     cache: str = "none"
     light: float = 1.0
     degrees: float = 0.0
+    multi_scale: float = 0.0
 
     def __post_init__(self) -> None:
         for name, low in (("epochs", 1), ("batch", 1), ("imgsz", 32), ("workers", 0), ("validate_every", 1)):
@@ -115,8 +121,8 @@ class TrainSettings:
                 raise UsageError(f"{name} must be at least {low}, got {getattr(self, name)}")
         if self.name is not None and not re.fullmatch(r"[^/\\\0]+", self.name):
             raise UsageError(
-                f"name: expected the name of a file, without folders, got {self.name!r}; "
-                "the weights lie in the run's folder, out"
+                f"name: expected the name of a file, without folders, got {self.name!r}; the weights lie in the folder "
+                "of the run, out"
             )
         if not 0 <= self.weight_decay <= 1:
             raise UsageError(f"weight_decay: expected 0 to 1, got {self.weight_decay}")
@@ -135,6 +141,14 @@ class TrainSettings:
             raise UsageError(f"light: expected 0 to 2, got {self.light}")
         if self.degrees and self.cache not in ("gpu", "host"):
             raise UsageError("degrees: only with cache='gpu' or 'host'")
+        if not 0 <= self.multi_scale < 1:
+            raise UsageError(f"multi_scale: expected 0 to below 1, got {self.multi_scale}")
+        least = int(self.imgsz * (1 - self.multi_scale)) // 32 * 32
+        if self.multi_scale and least < LEAST_SIDE:
+            raise UsageError(
+                f"multi_scale: expected sides of {LEAST_SIDE} pixels or more, got imgsz {self.imgsz} less a share of "
+                f"{self.multi_scale}; make the one larger or the other smaller"
+            )
         self._fill_distilled()
 
     def _fill_distilled(self) -> None:

@@ -221,6 +221,7 @@ def _arguments(settings: TrainSettings) -> dict[str, Any]:
         "translate": 0.1,
         **{name: amount * settings.light for name, amount in HSV.items()},
         "degrees": settings.degrees,
+        "multi_scale": settings.multi_scale,
         "mosaic": 0.6,
         "close_mosaic": min(12, max(1, settings.epochs // 6)),
         "augmentations": None if settings.cache in ("gpu", "host") else training_transforms(),

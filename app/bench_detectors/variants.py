@@ -21,9 +21,13 @@ VARIANTS: dict[str, tuple[str, ...]] = {
     **{f"edges-{edge}": ("--model", "hieraedge-n", "--edge", edge) for edge in ("none", "scharr", "log", "learned")},
     **{f"gate-{gate}": ("--model", "hieraedge-n", "--gate", gate) for gate in ("published", "channel")},
     **{f"kernel-{side}": ("--model", "hieraedge-n", "--option", f"kernel={side}") for side in (7, 13, 21)},
+    # On other training scenes, see docs/recipes/compare_detectors.sh.
+    "hard-cases": ("--model", "hieraedge-n"),
+    "more-scenes": ("--model", "hieraedge-n"),
     "nwd-half": ("--model", "hieraedge-n", "--nwd", "0.5"),
     "light-2": ("--model", "hieraedge-n", "--light", "2"),
     "turned-45": ("--model", "hieraedge-n", "--degrees", "45"),
+    "multi-scale": ("--model", "hieraedge-n", "--multi-scale", "0.25"),
     **{table.stem: ("--model", str(table)) for table in sorted(PARTS.glob("*.yaml"))},
 }
 

@@ -37,9 +37,10 @@ def train(
     """Train on DATA, a data.yaml; OPTIONS after -- go to `palyno train`, the same for all.
 
     A model is one of `palyno models list`, or hieraedge-n with a part changed: edges-none, -scharr, -log, -learned;
-    gate-published, -channel; kernel-7, -13, -21; turned-45; light-2; nwd-half; without-sef, -edges, -spdconv, -cspokm;
-    neck-as-published and, two parts, neck-and-edges-as-published; hieraedge-n-plain-loss, hieraedge-n-quarter-loss and
-    hieraedge-n-whole-loss, of names. published-without-gate is hieraedge-published-n but for its frequency gate.
+    gate-published, -channel; kernel-7, -13, -21; turned-45; light-2; multi-scale; nwd-half; without-sef, -edges,
+    -spdconv, -cspokm; neck-as-published and, two parts, neck-and-edges-as-published; hieraedge-n-plain-loss,
+    hieraedge-n-quarter-loss and hieraedge-n-whole-loss, of names; on other scenes of docs/recipes/compare_detectors.sh,
+    hard-cases and more-scenes. published-without-gate is hieraedge-published-n but for its frequency gate.
     biformer-nano-yolo-named and yolo11n-named have its loss.
 
     Called again, it goes on where it was broken off. Each detector's boxes on each set are kept in its run's folder.

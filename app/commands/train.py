@@ -109,6 +109,13 @@ from ...errors import UsageError
     type=float,
     help="With --cache gpu or host: turn by so many degrees more.",
 )
+@click.option(
+    "--multi-scale",
+    default=0.0,
+    show_default=True,
+    type=click.FloatRange(0, 1, max_open=True),
+    help="Share of --imgsz by which the side of a batch varies at most, up and down, in steps of 32 pixels; 0 is off.",
+)
 @click.option("--resume", is_flag=True, help="Go on with your own unfinished run in --out.")
 def train(model: str | None, resume: bool, options: tuple[str, ...], **settings: Any) -> None:
     """Train on DATA, the data.yaml of a YOLO data set such as `palyno compose` writes.

@@ -352,6 +352,15 @@ PARTS = {
     "gate-published": (set(), {"GlobalGate"}),
     "gate-channel": (set(), {"ChannelGate"}),
 }
+# Variants that differ in the training alone; the last two, in what they are trained on.
+SETTINGS = {
+    "turned-45": {"degrees": 45},
+    "light-2": {"light": 2},
+    "multi-scale": {"multi_scale": 0.25},
+    "nwd-half": {"nwd": 0.5},
+    "hard-cases": {},
+    "more-scenes": {},
+}
 KINDS = ("HEM", "SEF", "SPDConv", "CSPOKM", "ChannelGate", "GlobalGate")
 
 
@@ -370,10 +379,16 @@ def test_a_variant_is_its_model_but_for_one_part(name, tmp_path):
     assert (parsed["seed"], parsed["epochs"], parsed["name"]) == (1, 3, name)
     model, options = network_of(name)
     assert parsed["model"] == model
-    if name.endswith(("-named", "-loss")) or name in ("turned-45", "light-2", "nwd-half"):
+    if name.endswith(("-named", "-loss")) or name in SETTINGS:
         assert not options
-        changed = {"turned-45": ("degrees", 45), "light-2": ("light", 2), "nwd-half": ("nwd", 0.5)}.get(name)
-        assert parsed["naming_loss"] is not None if changed is None else parsed[changed[0]] == changed[1]
+        assert (parsed["naming_loss"] is None) == (name in SETTINGS)
+        plain = train.make_context(
+            "train", [command[1], "--out", str(tmp_path), "--model", model, "--epochs", "3"]
+        ).params
+        changed = {option: value for option, value in parsed.items() if value != plain[option]}
+        for option in ("out", "name", "seed", "naming_loss"):
+            changed.pop(option, None)
+        assert changed == SETTINGS.get(name, {})
     elif name == "published-without-gate":
         assert parts(model, {})[0] == {"HEM", "SEF", "SPDConv", "CSPOKM", "GlobalGate"}
         assert parts(model, options)[0] == {"HEM", "SEF", "SPDConv", "CSPOKM"}

@@ -32,6 +32,8 @@ from palyno.vision.weights import Metadata
         ({"teacher": "hieraedge-n", "distill_temperature": 0.0}, "distill_temperature: expected a number above 0"),
         ({"teacher": "hieraedge-n", "distill": 0.0}, "distill: expected more than 0, got 0 and no distill_boxes"),
         ({"cache": "disk"}, "cache: expected one of none, ram, host, gpu"),
+        ({"multi_scale": 1.0}, "multi_scale: expected 0 to below 1, got 1"),
+        ({"multi_scale": 0.7, "imgsz": 128}, "multi_scale: expected sides of 64 pixels or more, got imgsz 128"),
         ({"light": 3}, "light: expected 0 to 2, got 3"),
         ({"degrees": 45.0, "cache": "ram"}, "degrees: only with cache='gpu' or 'host'"),
         (

@@ -3,7 +3,12 @@
 import numpy as np
 import pytest
 import torch
+from palyno.vision.models.detection import build
+from palyno.vision.models.distill import Teaching
+from palyno.vision.models.loss import NamingLoss
 from palyno.vision.models.trainer import PollenTrainer, PollenYOLO
+from palyno.vision.recipe import TrainSettings
+from palyno.vision.train import _arguments
 
 pytestmark = pytest.mark.usefixtures("threads")
 
@@ -98,3 +103,58 @@ def test_the_same_seed_gives_the_same_network(data):
 
     a, b = first_weights("a"), first_weights("b")
     assert all(torch.equal(a[n], b[n]) for n in a)
+
+
+def test_boxes_frame_what_they_framed_where_the_side_of_a_batch_varies(data):
+    """A dark rectangle, found in the pixels of each side."""
+    trainer = PollenTrainer(overrides=arguments(data, model="hieraedge-n.yaml", imgsz=128, multi_scale=0.5))
+    trainer.stride = 32
+    sides = set()
+    for _ in range(60):
+        images = torch.full((2, 3, 128, 128), 255, dtype=torch.uint8)
+        images[:, :, 20:60, 30:110] = 0
+        boxes = torch.tensor([[70.0, 40, 80, 40]] * 2) / 128
+        batch = trainer.preprocess_batch({"img": images, "bboxes": boxes, "batch_idx": torch.arange(2.0)})
+        side = batch["img"].shape[-1]
+        assert batch["img"].shape == (2, 3, side, side)
+        dark = batch["img"][0, 0] < 0.5
+        rows, columns = (dark.any(axis).nonzero().flatten() for axis in (1, 0))
+        found = torch.stack([columns[0], rows[0], columns[-1] + 1, rows[-1] + 1])
+        x, y, width, height = (batch["bboxes"][0] * side).tolist()
+        box = torch.tensor([x - width / 2, y - height / 2, x + width / 2, y + height / 2])
+        assert (box - found).abs().max() <= 1
+        sides.add(side)
+    assert sides == {64, 96, 128, 160, 192}
+
+
+@pytest.mark.parametrize(("cache", "taught"), [("none", False), ("host", True), ("gpu", False)])
+def test_the_side_of_a_batch_varies_whoever_feeds_and_teaches(cache, taught, data, monkeypatch):
+    """In the loop itself, by what the loss takes for grains: the boxes in pixels of the side that the teacher sees."""
+    sides, boxes_seen = [], 0
+    assign = NamingLoss.get_assigned_targets_and_loss
+
+    def watched(loss, preds, batch, **more):
+        nonlocal boxes_seen
+        found = assign(loss, preds, batch, **more)
+        if torch.is_grad_enabled():  # Not in validation, which is at `imgsz`.
+            side = batch["img"].shape[-1]
+            answers, grain, targets = found[0][:3]
+            x, y, width, height = (batch["bboxes"] * side).T
+            corners = torch.stack([x - width / 2, y - height / 2, x + width / 2, y + height / 2], 1)
+            torch.testing.assert_close(targets[answers], corners[grain[answers]])
+            boxes_seen += int(answers.sum())
+            assert (batch["lesson"].boxes.shape[-1] == answers.shape[-1]) if taught else ("lesson" not in batch)
+            sides.append(side)
+        return found
+
+    monkeypatch.setattr(NamingLoss, "get_assigned_targets_and_loss", watched)
+    settings = TrainSettings(
+        data, data.parent / "run", imgsz=128, batch=1, epochs=3, device="cpu", workers=0, cache=cache, multi_scale=0.5
+    )
+    front = PollenYOLO("hieraedge-n", classes=["Betula", "Alnus"])
+    if taught:
+        teacher = build("hieraedge-n", classes=["Alnus", "Betula"]).eval()
+        front.add_callback("on_train_start", Teaching(teacher, 1.0, 2.0, 1.0))
+    front.train(**_arguments(settings))
+    assert len(sides) == 3 * 4 and boxes_seen
+    assert len(set(sides)) > 2 and set(sides) <= {64, 96, 128, 160, 192}
