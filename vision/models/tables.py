@@ -93,7 +93,7 @@ def configure(
     config["channels"] = channels or config.get("channels", 3)
     if not 0 <= config.setdefault("naming_loss", 0.0) < math.inf:
         raise UsageError(f"naming_loss: expected a weight of 0 or more, got {config['naming_loss']!r}")
-    # Without a share of it, which is what configurations have always been, it is not named.
+    # None of it is not named: the configuration of ultralytics' own loss is the same with and without the key.
     if not isinstance(config.setdefault("nwd", 0.0), int | float) or not 0 <= config["nwd"] <= 1:
         raise UsageError(f"nwd: expected a share of 0 to 1, got {config['nwd']!r}")
     if not config["nwd"]:

@@ -66,7 +66,7 @@ def test_in_a_picture_of_another_scale_it_is_the_same_and_for_one_size_a_power()
 
 
 def test_the_size_is_the_mean_of_the_boxes_that_there_are():
-    padded = torch.tensor([[[0.0, 0, 4, 9], [0, 0, 0, 0]], [[1, 1, 9, 3], [5, 5, 15, 15]]])
+    padded = torch.tensor([[[0.0, 0, 4, 9], [1, 1, 60, 60]], [[1, 1, 9, 3], [5, 5, 15, 15]]])
     there = torch.tensor([[[1.0], [0]], [[1], [1]]])
     assert mean_size(padded, there) == pytest.approx((6 + 4 + 10) / 3)
     assert mean_size(padded[:, :0], there[:, :0]) == mean_size(padded, 0 * there) == 1
