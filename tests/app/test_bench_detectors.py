@@ -384,8 +384,6 @@ def test_a_variant_is_its_model_but_for_one_part(name, tmp_path):
         assert (parsed["naming_loss"] is None) == (name in SETTINGS)
         same = [command[1], "--out", str(tmp_path), "--model", model, "--epochs", "3"]
         plain = train.make_context("train", same).params
-            "train", [command[1], "--out", str(tmp_path), "--model", model, "--epochs", "3"]
-        ).params
         changed = {option: value for option, value in parsed.items() if value != plain[option]}
         for option in ("out", "name", "seed", "naming_loss"):
             changed.pop(option, None)
