@@ -72,14 +72,15 @@ def _classes(figure: Any, report: Mapping[str, Any]) -> None:
     for y, (_, row) in enumerate(rows):
         if y % 2 == 0:
             axes.axhspan(y - 0.5, y + 0.5, color=FAINT, linewidth=0, zorder=0)
-        if row["AP50_interval"] and row["AP50_interval"][0] is not None:
-            axes.plot(row["AP50_interval"], [y, y], color=BLUE, alpha=0.35, linewidth=3, solid_capstyle="butt")
+        # One above the other: most overlap.
+        for key, colour, at in (("AP50", BLUE, y - 0.14), ("AP50-95", GREY, y + 0.14)):
+            if (ends := row[f"{key}_interval"]) and ends[0] is not None:
+                axes.plot(ends, [at, at], color=colour, alpha=0.35, linewidth=2.2, solid_capstyle="butt")
         axes.text(1.03, y, f"{row['true']}", transform=axes.get_yaxis_transform(), va="center", ha="left", fontsize=7.5)
     places = range(len(rows))
     hollow = {"linestyle": "none", "markersize": 4, "color": "white", "markeredgecolor": GREY}
     axes.plot([r["AP50-95"] for _, r in rows], places, marker="o", label="AP50-95", zorder=3, **hollow)
-    interval = " with 95 % interval" if report["intervals"] else ""
-    axes.plot([r["AP50"] for _, r in rows], places, "o", color=BLUE, markersize=5, label=f"AP50{interval}", zorder=4)
+    axes.plot([r["AP50"] for _, r in rows], places, "o", color=BLUE, markersize=5, label="AP50", zorder=4)
     axes.axvline(report["mAP50"], color=ORANGE, linewidth=1.2, label=f"mean AP50, {report['mAP50']:.3f}", zorder=1)
     axes.set_yticks(places, [name for name, _ in rows], fontsize=7.5)
     for label in axes.get_yticklabels():
@@ -88,7 +89,7 @@ def _classes(figure: Any, report: Mapping[str, Any]) -> None:
     axes.annotate("grains", (1.03, 1), xycoords="axes fraction", **above)
     axes.set_xlim(-0.01, 1.01)
     axes.set_ylim(len(rows) - 0.5, -0.5)
-    axes.set_xlabel("average precision")
+    axes.set_xlabel("average precision" + (" with 95 % interval" if report["intervals"] else ""))
     bare(axes, "x")
     axes.legend(loc="lower left", bbox_to_anchor=(-0.02, 1.0), ncols=3, frameon=False, handletextpad=0.4)
 

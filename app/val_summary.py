@@ -53,8 +53,14 @@ def lines(report: Mapping[str, Any]) -> Iterator[str]:
         f"recall {figure('recall', counts['recall'])}, F1 {figure('f1', counts['f1'])}, "
         f"mean count error {figure('count_error', counts['count_error'], percent=True)}"
     )
-    yield f"names of matched grains: {_tally(report['names'])}"
-    yield f"unknown grains: {_tally(report['unknown'])}"
+    for part, what in (("names", "names of matched grains"), ("unknown", "unknown grains")):
+        told = []
+        for kind, number in report[part].items():
+            share, *ends = report["shares"][part].get(kind, (None,))
+            of = {kind: ends} if ends else None
+            told.append(f"{number} {kind.replace('_', ' ')}")
+            told[-1] += "" if share is None else f" ({figure(kind, share, percent=True, of=of)})"
+        yield f"{what}: {', '.join(told)}"
     if absent := report["not_in_classes"]:
         yield f"true grains that the detector has no name for: {_tally(absent)}"
     for key, what in (("grain", "confidence"), ("name", "probability of the name")):
@@ -63,6 +69,12 @@ def lines(report: Mapping[str, Any]) -> Iterator[str]:
                 f"calibration of the {what}: expected error {figure('ece', one['ece'], of=one['intervals'])}, "
                 f"Brier score {figure('brier', one['brier'], of=one['intervals'])} ({one['number']} boxes)"
             )
+    if len(report["per_class"]) > 1:
+        hardest = sorted(report["per_class"].items(), key=lambda item: item[1]["AP50-95"])[:3]
+        yield "lowest mAP50-95 of a name: " + ", ".join(
+            f"{name} {figure(name, row['AP50-95'], of={name: row['AP50-95_interval']})} ({row['true']} grains)"
+            for name, row in hardest
+        )
     if worst := report["confusion"]["worst"][:5]:
         yield "most often confused: " + ", ".join(
             f"{pair['true']} called {pair['named']} {pair['number']} times ({pair['share']:.0%})" for pair in worst

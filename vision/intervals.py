@@ -27,6 +27,7 @@ __all__ = [
     "mean_precision",
     "ranked",
     "ranked_by_size",
+    "shares",
     "varying",
 ]
 
@@ -213,7 +214,7 @@ def bootstrap(
     seed: int = 0,
     *,
     multi_label: Sequence[Ranked],
-) -> tuple[dict[str, Any], dict[str, tuple[float, float]]]:
+) -> tuple[dict[str, Any], dict[str, dict[str, tuple[float, float]]]]:
     """Intervals of 95 % of all figures, from the same draws of images.
 
     A figure that is the same in every draw has none (NaN): that all three grains of a class were found says little of
@@ -230,8 +231,8 @@ def bootstrap(
 
     Returns:
         `draws`, `level` and, as (low, high), `mAP50`, `mAP50-95`, `AR`, `AP_small`, `AP_medium`, `AP_large`,
-        `mAP50_multi_label`, `mAP50-95_multi_label`, `AP50_any`, `precision`, `recall`, `f1` and `count_error`; and AP50
-        of each class that occurs.
+        `mAP50_multi_label`, `mAP50-95_multi_label`, `AP50_any`, `precision`, `recall`, `f1` and `count_error`; and
+        `AP50` and `AP50-95` of each class that occurs.
     """
     weights = np.vstack([np.ones((1, len(any_grain.true)), int), draws(len(any_grain.true), number, seed)])
     present = {name: one for name, one in zip(classes, of_sizes["all"], strict=True) if one.true.any()}
@@ -254,7 +255,25 @@ def bootstrap(
         name: varying(values, bounds=(0.0, np.inf), reflected=False) if name == "count_error" else varying(values)
         for name, values in figures.items()
     }
-    return {"draws": number, "level": 0.95, **intervals}, {name: varying(values[:, 0]) for name, values in each.items()}
+    of_class = {
+        name: {"AP50": varying(values[:, 0]), "AP50-95": varying(values.mean(1))} for name, values in each.items()
+    }
+    return {"draws": number, "level": 0.95, **intervals}, of_class
+
+
+def shares(counts: np.ndarray, weights: np.ndarray) -> np.ndarray:
+    """Of what was counted in several kinds the share of each.
+
+    Args:
+        counts: (images, kinds).
+        weights: (draws, images), how often each image was drawn.
+
+    Returns:
+        (draws, kinds); NaN where a draw has nothing.
+    """
+    drawn = (weights @ counts).astype(np.float64)
+    total = drawn.sum(1, keepdims=True)
+    return np.divide(drawn, total, out=np.full_like(drawn, np.nan), where=total > 0)
 
 
 def mean_precision(each: Sequence[np.ndarray], number: int) -> dict[str, np.ndarray]:

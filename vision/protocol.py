@@ -14,11 +14,11 @@ from ..data.annotations import LabelledImage
 from ..errors import InputError
 from .calibration import calibration, calibration_draws, grain_events, name_events
 from .confusion import confusion
-from .intervals import bootstrap, counted, ranked, ranked_by_size, varying
+from .intervals import bootstrap, counted, ranked, ranked_by_size, shares, varying
 from .intervals import draws as drawn
 from .operating import precision_recall
 from .results import SlideResult
-from .validate import by_best_class, by_several_classes, evaluate, without_names
+from .validate import NAMED, OF_UNKNOWN, by_best_class, by_several_classes, evaluate, named, without_names
 
 __all__ = ["full_report", "in_order"]
 
@@ -43,18 +43,19 @@ def full_report(
         bins: Bins of the reliability tables.
 
     Returns:
-        What `evaluate` returns, and in its `per_class` also `true`, `found`, `precision`, `recall` and
-        `AP50_interval`; `intervals` of 95 %, or None; `calibration` of `grain` (the confidence), `name` (a grain of
-        this name is here) and `name_given_grain`, with `intervals` of their errors; `confusion`; `curve`, precision of
-        any grain at each recall; `images`, the grains true and found in each; `not_in_classes`, true grains of names
-        that the detector cannot give.
+        What `evaluate` returns, and in its `per_class` also `true`, `found`, `precision`, `recall`, `AP50_interval` and
+        `AP50-95_interval`; `shares` of `names` and of `unknown`, each (share, low, high), without draws (share,);
+        `intervals` of 95 %, or None; `calibration` of `grain` (the confidence), `name` (a grain of this name is here)
+        and `name_given_grain`, with `intervals` of their errors; `confusion`; `curve`, precision of any grain at each
+        recall; `images`, the grains true and found in each; `not_in_classes`, true grains of names that the detector
+        cannot give.
     """
     report = evaluate(truth, results, classes, conf=conf)
     at_conf = [result.above(conf) for result in results]
     found = [result.to_annotations() for result in at_conf]
     any_grain = ranked(without_names(truth), without_names([r.to_annotations() for r in results]), ["grain"])[0]
     intervals: dict[str, Any] | None = None
-    of_class: dict[str, tuple[float, float]] = {}
+    of_class: dict[str, dict[str, tuple[float, float]]] = {}
     if draws and len(truth) > 1:
         best = ranked_by_size(truth, [by_best_class(result, classes) for result in results], classes)
         several = ranked(truth, [by_several_classes(result, classes) for result in results], classes)
@@ -65,9 +66,14 @@ def full_report(
     return {
         **report,
         "per_class": {
-            name: {**figures, "AP50_interval": of_class.get(name), **names.of_class(name)}
+            name: {
+                **figures,
+                **{f"{key}_interval": of_class.get(name, {}).get(key) for key in ("AP50", "AP50-95")},
+                **names.of_class(name),
+            }
             for name, figures in report["per_class"].items()
         },
+        "shares": _shares(truth, at_conf, draws),
         "intervals": intervals,
         "calibration": {
             "grain": _calibrated(truth, results, grain_events, bins, draws),
@@ -79,6 +85,19 @@ def full_report(
         "images": [{"image": t.image, "true": len(t), "found": len(f)} for t, f in zip(truth, found, strict=True)],
         "not_in_classes": dict(sorted(Counter(n for t in truth for n in t.labels if n not in known).items())),
     }
+
+
+def _shares(truth: Sequence[LabelledImage], results: Sequence[SlideResult], number: int) -> dict[str, Any]:
+    """How grains were named, as shares with their intervals; without draws, as shares alone."""
+    rows = [np.ones((1, len(truth)), int)]
+    if number and len(truth) > 1:
+        rows.append(drawn(len(truth), number))
+    told = {}
+    for (part, counts), kinds in zip(named(truth, results).items(), (NAMED, OF_UNKNOWN), strict=True):
+        values = shares(counts, np.vstack(rows))
+        ends = [varying(column) if len(rows) > 1 else () for column in values.T]
+        told[part] = {kind: (float(values[0, k]), *ends[k]) for k, kind in enumerate(kinds)}
+    return told
 
 
 def _calibrated(

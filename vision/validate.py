@@ -21,9 +21,12 @@ from .results import SlideResult
 
 __all__ = [
     "LOWEST",
+    "NAMED",
+    "OF_UNKNOWN",
     "by_best_class",
     "by_several_classes",
     "evaluate",
+    "named",
     "predict",
     "read_split",
     "validate",
@@ -33,6 +36,10 @@ __all__ = [
 # Average precision follows the ranking down to where next to nothing is right. Lower still, the traces of many classes
 # add up to a trace of a grain at every anchor.
 LOWEST = 0.05
+
+# What a grain was called that was found.
+NAMED = ("right", "right_coarser", "wrong", "unknown")
+OF_UNKNOWN = ("called_unknown", "given_a_name")
 
 
 def read_split(data: Path, split: str, only: str | None = None) -> tuple[list[Path], list[LabelledImage]]:
@@ -136,24 +143,42 @@ def evaluate(
     }
 
 
-def _naming(truth: Sequence[LabelledImage], results: Iterable[SlideResult]) -> dict[str, Any]:
-    """Of the grains that were found: named right at the rank given, named wrongly; and the unknown ones apart."""
-    tally = {"right": 0, "right_coarser": 0, "wrong": 0, "unknown": 0}
-    unknown = {"true": 0, "called_unknown": 0, "given_a_name": 0}
-    for true, result in zip(truth, results, strict=True):
+def named(truth: Sequence[LabelledImage], results: Iterable[SlideResult]) -> dict[str, np.ndarray]:
+    """How the grains that were found were named, in each image.
+
+    Args:
+        truth: True boxes.
+        results: What was found at the operating threshold, in the same order.
+
+    Returns:
+        `names` (images, 4), see `NAMED`: right, right at a coarser rank than the label's, wrong, and `unknown`; and
+        `unknown` (images, 2), see `OF_UNKNOWN`, of the grains that no one could name.
+    """
+    tally = {"names": np.zeros((len(truth), len(NAMED)), int), "unknown": np.zeros((len(truth), len(OF_UNKNOWN)), int)}
+    for row, (true, result) in enumerate(zip(truth, results, strict=True)):
         partner = match(true.boxes, result.boxes, result.confidence)
         for i in np.flatnonzero(partner >= 0):
             label, name = true.labels[partner[i]], result.taxa[i]
             if label == UNKNOWN:
-                unknown["true"] += 1
-                unknown["called_unknown" if name == UNKNOWN else "given_a_name"] += 1
-            elif name == label:
-                tally["right"] += 1
+                tally["unknown"][row, OF_UNKNOWN.index("called_unknown" if name == UNKNOWN else "given_a_name")] += 1
+                continue
+            if name == label:
+                kind = "right"
             elif name == UNKNOWN:
-                tally["unknown"] += 1
+                kind = "unknown"
             else:
-                tally["right_coarser" if agrees(name, result.ranks[i], label) else "wrong"] += 1
-    return {"names": tally, "unknown": unknown}
+                kind = "right_coarser" if agrees(name, result.ranks[i], label) else "wrong"
+            tally["names"][row, NAMED.index(kind)] += 1
+    return tally
+
+
+def _naming(truth: Sequence[LabelledImage], results: Iterable[SlideResult]) -> dict[str, Any]:
+    """`named` over all images."""
+    names, unknown = (part.sum(0).tolist() for part in named(truth, results).values())
+    return {
+        "names": dict(zip(NAMED, names, strict=True)),
+        "unknown": {"true": sum(unknown), **dict(zip(OF_UNKNOWN, unknown, strict=True))},
+    }
 
 
 def without_names(images: Sequence[LabelledImage]) -> list[LabelledImage]:

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from palyno.app.bench_detectors.latency import _call, _can_be_captured, measure_latency
-from palyno.app.bench_detectors.plot import draw
+from palyno.app.bench_detectors.plot import _figure, draw
 from palyno.app.bench_detectors.render import read_figures, render_page
 from palyno.app.bench_detectors.runs import ImageSet, Run, train_all
 from palyno.app.bench_detectors.score import Truth, score_all
@@ -288,6 +288,47 @@ def test_the_page_and_the_plot(document, tmp_path):
     page.write_text("<!-- bench:nothing -->\n<!-- /bench:nothing -->\n")
     with pytest.raises(UsageError, match="bench:nothing: expected one of latency, scores-composed, diff"):
         render_page(page, [document], [latency])
+
+
+# Milliseconds, mAP50-95 and its interval: as YOLOs lie beside each other, and closer than that.
+CROWDS = {
+    "near": [
+        (72, 0.324, 0.302, 0.330),
+        (77.5, 0.338, 0.317, 0.343),
+        (79.4, 0.360, 0.338, 0.365),
+        (668, 0.5, 0.48, 0.52),
+    ],
+    "a row": [(70 + 5 * i, 0.3, 0.2, 0.4) for i in range(6)],
+    "a column": [(100, 0.3 + 0.01 * i, 0.29 + 0.01 * i, 0.31 + 0.01 * i) for i in range(8)],
+    "at the right": [(100, 0.3, 0.2, 0.4), (5000, 0.3, 0.2, 0.4), (5100, 0.31, 0.2, 0.4)],
+}
+
+
+@pytest.mark.parametrize("crowd", CROWDS)
+def test_names_in_the_plot_touch_no_bar_no_point_and_no_other_name(crowd):
+    points = CROWDS[crowd]
+    names = [f"hieraedge-{i}" for i in range(len(points))]
+    scores = {
+        "models": {
+            n: {"mean": {"composed": {"mAP50-95": [v, low, high]}}}
+            for n, (_, v, low, high) in zip(names, points, strict=True)
+        }
+    }
+    device = {"kind": "cpu", "name": "A", "threads": 2}
+    times = {n: {"1": {"median_ms": p[0]}} for n, p in zip(names, points, strict=True)}
+    drawn = _figure(scores, {"device": device, "side": 640, "models": times}, "composed", "mAP50-95")
+    drawn.draw_without_rendering()
+    (axes,) = drawn.axes
+    assert sorted(text.get_text() for text in axes.texts) == names
+    boxes = [text.get_window_extent() for text in axes.texts]
+    assert not [(a, b) for i, a in enumerate(boxes) for b in boxes[:i] if a.overlaps(b)]
+    for box in boxes:
+        assert axes.bbox.x0 <= box.x0 and box.x1 <= axes.bbox.x1
+        for x, value, low, high in points:
+            bar = axes.transData.transform(np.column_stack([np.full(50, x), np.linspace(low, high, 50)]))
+            assert not ((bar > box.min) & (bar < box.max)).all(1).any()
+            at = axes.transData.transform((x, value))
+            assert np.linalg.norm(at - np.clip(at, box.min, box.max)) >= 4
 
 
 def test_documents_of_something_else_are_refused(tmp_path):

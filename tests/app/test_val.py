@@ -128,6 +128,14 @@ def test_a_reader_is_told_the_figures_with_their_intervals(scenes):
         low, high = report["intervals"][name]
         limits = "" if low is None else f" [{low:.3f}, {high:.3f}]"
         assert f"{what} {report[name]:.3f}{limits}" in told
+    for kind in ("right", "wrong", "unknown"):
+        share, low, high = report["shares"]["names"][kind]
+        limits = "" if low is None else f" [{low:.1%}, {high:.1%}]"
+        assert f"{report['names'][kind]} {kind} ({share:.1%}{limits})" in told.partition("names of matched")[2]
+    name, row = min(report["per_class"].items(), key=lambda item: item[1]["AP50-95"])
+    low, high = row["AP50-95_interval"]
+    limits = "" if low is None else f" [{low:.3f}, {high:.3f}]"
+    assert f"lowest mAP50-95 of a name: {name} {row['AP50-95']:.3f}{limits} ({row['true']} grains)" in told
     low, high = report["calibration"]["grain"]["intervals"]["brier"]
     assert f"[{low:.3f}, {high:.3f}]" in told.partition("calibration of the confidence: expected error")[2]
 

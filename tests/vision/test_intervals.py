@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from palyno.data.annotations import LabelledImage
 from palyno.vision.calibration import calibration, calibration_draws
-from palyno.vision.intervals import bootstrap, counted, draws, interval, ranked, ranked_by_size
+from palyno.vision.intervals import bootstrap, counted, draws, interval, ranked, ranked_by_size, shares
 from palyno.vision.metrics import average_precision, count_quality
 
 CLASSES = ("Betula", "Corylus", "Alnus", "Zea")
@@ -78,10 +78,26 @@ def test_every_figure_has_an_interval_and_one_that_no_draw_changes_has_none():
     for name in ("mAP50", "mAP50-95", "AR", "AP_medium", "precision", "recall", "f1", "count_error"):
         assert some[name][0] < some[name][1], name
     assert np.isnan(some["AP_large"]).all() and set(of_class) == set(CLASSES[:3])
+    once, per_class = np.ones((1, len(truth)), int), average_precision(truth, found, CLASSES)["per_class"]
+    for name, own in of_class.items():
+        for key, (low, high) in own.items():
+            assert low < per_class[name][key] < high, (name, key)
+        # Of the mean over thresholds, not of one of them.
+        values = ranked(truth, found, CLASSES)[CLASSES.index(name)].precision(np.vstack([once, draws(len(truth), 50)]))
+        assert own["AP50-95"] == pytest.approx(interval(values[0].mean(), values[1:].mean(1)))
     right = [LabelledImage(t.image, 640, 640, t.boxes, t.labels, np.linspace(1, 0.5, len(t))) for t in truth]
     all_, of_class = intervals(right, found)
-    assert np.isnan([all_["mAP50"], all_["recall"], *of_class.values()]).all()
+    assert np.isnan([all_["mAP50"], all_["recall"], *(ends["AP50"] for ends in of_class.values())]).all()
     assert all_["mAP50_multi_label"] == some["mAP50"]
+
+
+def test_shares_of_a_draw_are_those_of_the_images_drawn():
+    counts = np.random.default_rng(0).integers(0, 9, (12, 4))
+    weights = draws(12, 5, seed=3)
+    for row, told in zip(weights, shares(counts, weights), strict=True):
+        chosen = counts[np.repeat(np.arange(12), row)].sum(0)
+        assert told == pytest.approx(chosen / chosen.sum(), abs=1e-12)
+    assert np.isnan(shares(np.zeros((3, 2), int), np.ones((1, 3), int))).all()
 
 
 def test_a_calibration_of_a_draw_is_that_of_the_images_drawn():

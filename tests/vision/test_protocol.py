@@ -147,6 +147,14 @@ def test_the_report_holds_what_evaluate_says_and_its_parts_agree():
         low, high = report["intervals"][name]
         assert low < figures[name] < high
     assert report["not_in_classes"] == {}
+    for part, told in report["shares"].items():
+        total = sum(report[part][kind] for kind in told)
+        assert total == report["unknown"]["true"] if part == "unknown" else total > 0
+        for kind, (share, low, high) in told.items():
+            if total:
+                assert share == pytest.approx(report[part][kind] / total)
+            assert low < share < high or np.isnan([low, high]).all()
+    assert not np.isnan(report["shares"]["names"]["right"]).any()
 
 
 def test_the_figures_are_the_same_from_a_file(tmp_path):
