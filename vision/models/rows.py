@@ -100,12 +100,12 @@ def _cspokm(
     /,
     *,
     ratio: float = 0.25,
-    kernel: int | str = 31,
+    kernel: int = 31,
     gate: str = "published",
     out: int | None = None,
 ) -> Made:
     c_out = c_in if out is None else scale.channels(out)
-    return CSPOKM(c_in, ratio, int(kernel), gate, c_out), c_out
+    return CSPOKM(c_in, ratio, kernel, gate, c_out), c_out
 
 
 def _upsample(scale: Scale, c_in: int, /, *, factor: int = 2) -> Made:
