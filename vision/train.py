@@ -18,7 +18,7 @@ from ..errors import InputError, UsageError
 from .results import SlideResult
 from .weights import Metadata
 
-__all__ = ["CACHES", "TrainSettings", "known_classes", "train"]
+__all__ = ["CACHES", "TrainSettings", "backbone_taken", "known_classes", "train"]
 
 CACHES = ("none", "ram", "host", "gpu")
 
@@ -54,6 +54,8 @@ class TrainSettings:
         edge: Edge prior of HieraEdgeNet's blocks; the table's if None.
         gate: Frequency gate of its omni-kernel; the table's if None.
         backbone: Of models that have one to choose, `biformer_nano` or `timm:NAME`; the table's if None.
+        backbone_weights: A file that the backbone starts from, see `palyno.vision.models.pretrained`; None starts it
+            from random ones.
         head: See `palyno.vision.models.heads`; the table's if None.
         options: Values for further options of the table, such as `{"kernel": 13}`.
         naming_loss: Weight of the cross-entropy of names, see `palyno.vision.models.loss`; if None the
@@ -91,6 +93,7 @@ class TrainSettings:
     edge: str | None = None
     gate: str | None = None
     backbone: str | None = None
+    backbone_weights: str | Path | None = None
     head: str | None = None
     options: Mapping[str, str | int] = field(default_factory=dict)
     naming_loss: float | None = None
@@ -119,9 +122,14 @@ class TrainSettings:
             raise UsageError(f"batch: expected a multiple of {gpus}, the number of GPUs, got {self.batch}")
         if self.cache not in CACHES:
             raise UsageError(f"cache: expected one of {', '.join(CACHES)}, got {self.cache!r}")
-        table = [key for key in ("edge", "gate", "backbone", "head", "options") if getattr(self, key)]
+        table = [
+            key for key in ("edge", "gate", "backbone", "backbone_weights", "head", "options") if getattr(self, key)
+        ]
         if self.weights is not None and table:
-            raise UsageError(f"{', '.join(table)}: weights bring their layer table; leave out one of the two")
+            raise UsageError(
+                f"{', '.join(table)}: weights bring their layer table; leave out one of the two (the weights of a "
+                "backbone alone are backbone_weights)"
+            )
         if not 0 <= self.light <= 2:
             raise UsageError(f"light: expected 0 to 2, got {self.light}")
         if self.degrees and self.cache not in ("gpu", "host"):
@@ -159,6 +167,19 @@ def known_classes(data: Path, weights: str | Path) -> tuple[list[str], list[str]
     taught = set(read_metadata(find_model(weights)[0]).classes)
     names = _classes(data)
     return [name for name in names if name in taught], [name for name in names if name not in taught]
+
+
+def backbone_taken(settings: TrainSettings) -> str:
+    """What the network takes of `backbone_weights`, in a line.
+
+    Raises:
+        UsageError: The model has no backbone to choose.
+        RejectedModelError: The file is not of its backbone.
+    """
+    from .models.trainer import PollenYOLO
+
+    chosen: dict[str, Any] = {"backbone": settings.backbone, **settings.options}
+    return str(PollenYOLO(settings.model, backbone_weights=settings.backbone_weights, **chosen).taken)
 
 
 def train(settings: TrainSettings, *, resume: bool = False) -> Path:
@@ -205,7 +226,8 @@ def train(settings: TrainSettings, *, resume: bool = False) -> Path:
         arguments: dict[str, Any] = {"resume": str(last)}
     else:
         table = settings.model if start is None else start.config
-        yolo = PollenYOLO(table, classes=names, start=file, **_of_the_table(settings, len(names)))
+        options = _of_the_table(settings, len(names)) | {"backbone_weights": settings.backbone_weights}
+        yolo = PollenYOLO(table, classes=names, start=file, **options)
         arguments = _arguments(settings)
     if network is not None:
         teaching = Teaching(network, *(getattr(settings, name) for name in DISTILLED))
@@ -282,6 +304,8 @@ def export_checkpoint(
     recipe = {k: v for k, v in asdict(settings).items() if k not in {"data", "out", "device", "workers", "cache"}}
     if start is not None:
         recipe |= {"model": start.name, "weights": start.sha256}
+    if settings.backbone_weights is not None:
+        recipe["backbone_weights"] = model.yaml["pretrained"]
     recipe["teacher"] = None if tutor is None else {"name": tutor.name, "sha256": tutor.sha256}
     path = out / f"{name}.safetensors"
     training = {

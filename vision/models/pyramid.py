@@ -15,9 +15,18 @@ from ... import offline
 from ...errors import UsageError
 from ..blocks.biformer import STRIDES, VARIANTS, BiFormerPyramid
 
-__all__ = ["Pyramid", "pyramid"]
+__all__ = ["PIXELS", "Pyramid", "pixels_of", "pyramid"]
 
 TIMM = "timm:"
+
+# What is taken from red, green and blue, each 0 to 1, and what that is divided by, before pretrained networks see them.
+PIXELS = {
+    "plain": ((0.0, 0.0, 0.0), (1.0, 1.0, 1.0)),
+    "imagenet": ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)),
+    "inception": ((0.5, 0.5, 0.5), (0.5, 0.5, 0.5)),
+    "clip": ((0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)),
+    "dpn": ((124 / 255, 117 / 255, 104 / 255), (1 / (0.0167 * 255),) * 3),
+}
 
 
 class Pyramid(nn.Module):
@@ -28,7 +37,12 @@ class Pyramid(nn.Module):
         picks: Which of the maps.
         channels: Of the maps picked.
         last: Whether the net's maps have their channels last.
+
+    Attributes:
+        pixels: How the net is given pixels, one of `PIXELS`.
     """
+
+    pixels = "plain"
 
     def __init__(self, net: nn.Module, picks: Sequence[int], channels: Sequence[int], last: bool = False):
         super().__init__()
@@ -37,6 +51,12 @@ class Pyramid(nn.Module):
 
     def forward(self, image: torch.Tensor) -> tuple[torch.Tensor, ...]:
         """(B, channels, H, W) -> (B, C_i, ceil(H / s_i), ceil(W / s_i)), finest first."""
+        if self.pixels != "plain":
+            # Numbers and no buffers: a checkpoint would keep those in half precision.
+            scaled = [
+                (image[:, i] - mean) / scale for i, (mean, scale) in enumerate(zip(*PIXELS[self.pixels], strict=True))
+            ]
+            image = torch.stack(scaled, 1)
         maps = self.net(image)
         tokens = (maps[i] if self.last else maps[i].permute(0, 2, 3, 1) for i in self.picks)
         return tuple(norm(x).permute(0, 3, 1, 2) for norm, x in zip(self.norms, tokens, strict=True))
@@ -54,13 +74,40 @@ class Pyramid(nn.Module):
                     row[i + 1] = nn.Identity()
 
 
-def pyramid(name: str | None, strides: Sequence[int], channels: int = 3) -> tuple[Pyramid, list[int]]:
+def pixels_of(name: str) -> str:
+    """How a backbone's published weights are given pixels, one of `PIXELS`; of timm's by its first published ones.
+
+    Raises:
+        UsageError: In a way that is not among them.
+    """
+    if not name.startswith(TIMM):
+        return "imagenet"
+    offline.switch_off()
+    from timm.models import get_pretrained_cfg
+
+    from .. import backbones  # noqa: F401
+
+    about = get_pretrained_cfg(name.removeprefix(TIMM))
+    told = (tuple(about.mean), tuple(about.std)) if about else None
+    for pixels, numbers in PIXELS.items():
+        if numbers == told:
+            return pixels
+    raise UsageError(
+        f"backbone: {name} is given pixels in a way of its own ({told}); say `pixels` in the backbone's row, one of "
+        f"{', '.join(PIXELS)}"
+    )
+
+
+def pyramid(
+    name: str | None, strides: Sequence[int], channels: int = 3, pixels: str = "plain"
+) -> tuple[Pyramid, list[int]]:
     """A backbone with fresh weights.
 
     Args:
         name: `biformer_nano`, `_tiny`, `_small` or `_base`; or `timm:NAME` with a name that `timm.list_models()` has.
         strides: Of the maps to return, finest first.
         channels: Of the image.
+        pixels: One of `PIXELS`.
 
     Returns:
         The backbone and the channels of its maps.
@@ -68,6 +115,16 @@ def pyramid(name: str | None, strides: Sequence[int], channels: int = 3) -> tupl
     Raises:
         UsageError: An unknown name, or a network that is not a pyramid for images of any size.
     """
+    if pixels not in PIXELS:
+        raise UsageError(f"pixels: expected one of {', '.join(PIXELS)}; got {pixels!r}")
+    if pixels != "plain" and channels != 3:
+        raise UsageError(f"pixels: {pixels} is of red, green and blue, got an image of {channels} channels; use plain")
+    made, widths = _made(name, strides, channels)
+    made.pixels = pixels
+    return made, widths
+
+
+def _made(name: str | None, strides: Sequence[int], channels: int) -> tuple[Pyramid, list[int]]:
     if name in VARIANTS:
         net: nn.Module = BiFormerPyramid(channels, **VARIANTS[name])
         return _picked(net, name, strides, STRIDES, VARIANTS[name]["dims"])
