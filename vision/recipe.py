@@ -58,6 +58,8 @@ class TrainSettings:
         edge: Edge prior of HieraEdgeNet's blocks; the table's if None.
         gate: Frequency gate of its omni-kernel; the table's if None.
         backbone: Of models that have one to choose, `biformer_nano` or `timm:NAME`; the table's if None.
+        backbone_weights: A file that the backbone starts from, see `palyno.vision.models.pretrained`; None starts it
+            from random ones.
         head: See `palyno.vision.models.heads`; the table's if None.
         options: Values for further options of the table, such as `{"kernel": 13}`.
         naming_loss: Weight of the cross-entropy of names, see `palyno.vision.models.loss`; if None the
@@ -99,6 +101,7 @@ class TrainSettings:
     edge: str | None = None
     gate: str | None = None
     backbone: str | None = None
+    backbone_weights: str | Path | None = None
     head: str | None = None
     options: Mapping[str, str | int] = field(default_factory=dict)
     naming_loss: float | None = None
@@ -134,9 +137,12 @@ class TrainSettings:
             raise UsageError(f"batch: expected a multiple of {gpus}, the number of GPUs, got {self.batch}")
         if self.cache not in CACHES:
             raise UsageError(f"cache: expected one of {', '.join(CACHES)}, got {self.cache!r}")
-        table = [key for key in TABLE if getattr(self, key)]
+        table = [key for key in (*TABLE, "backbone_weights") if getattr(self, key)]
         if self.weights is not None and table:
-            raise UsageError(f"{', '.join(table)}: weights bring their layer table; leave out one of the two")
+            raise UsageError(
+                f"{', '.join(table)}: weights bring their layer table; leave out one of the two (the weights of a "
+                "backbone alone are backbone_weights)"
+            )
         if not 0 <= self.light <= 2:
             raise UsageError(f"light: expected 0 to 2, got {self.light}")
         if self.degrees and self.cache not in ("gpu", "host"):

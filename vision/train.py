@@ -17,7 +17,7 @@ from .recipe import CACHES, DISTILLED, TrainSettings, as_begun, as_held, note, o
 from .results import SlideResult
 from .weights import Metadata
 
-__all__ = ["CACHES", "TrainSettings", "known_classes", "train"]
+__all__ = ["CACHES", "TrainSettings", "backbone_taken", "known_classes", "train"]
 
 
 def known_classes(data: Path, weights: str | Path) -> tuple[list[str], list[str]]:
@@ -34,6 +34,19 @@ def known_classes(data: Path, weights: str | Path) -> tuple[list[str], list[str]
     taught = set(read_metadata(find_model(weights)[0]).classes)
     names = _classes(data)
     return [name for name in names if name in taught], [name for name in names if name not in taught]
+
+
+def backbone_taken(settings: TrainSettings) -> str:
+    """What the network takes of `backbone_weights`, in a line.
+
+    Raises:
+        UsageError: The model has no backbone to choose.
+        RejectedModelError: The file is not of its backbone.
+    """
+    from .models.trainer import PollenYOLO
+
+    chosen: dict[str, Any] = {"backbone": settings.backbone, **settings.options}
+    return str(PollenYOLO(settings.model, backbone_weights=settings.backbone_weights, **chosen).taken)
 
 
 def train(settings: TrainSettings, *, resume: bool = False) -> Path:
@@ -80,7 +93,8 @@ def train(settings: TrainSettings, *, resume: bool = False) -> Path:
         arguments: dict[str, Any] = {"resume": str(last)}
     else:
         table = settings.model if start is None else start.config
-        yolo = PollenYOLO(table, classes=names, start=file, **of_the_table(settings, len(names)))
+        options = of_the_table(settings, len(names)) | {"backbone_weights": settings.backbone_weights}
+        yolo = PollenYOLO(table, classes=names, start=file, **options)
         arguments = _arguments(settings)
     if network is not None:
         teaching = Teaching(network, *(getattr(settings, name) for name in DISTILLED))
@@ -154,6 +168,8 @@ def export_checkpoint(
     # Hashes and names, where the settings may have paths of this machine.
     recipe["model"] = Path(settings.model).stem if start is None else start.name
     recipe["weights"] = None if start is None else start.sha256
+    if settings.backbone_weights is not None:
+        recipe["backbone_weights"] = model.yaml["pretrained"]
     recipe["teacher"] = None if tutor is None else {"name": tutor.name, "sha256": tutor.sha256}
     path = out / f"{held['name']}.safetensors"
     training = {

@@ -324,7 +324,10 @@ def _metadata(stored: Stored) -> Metadata:
     try:
         said = json.loads(stored.header().get("palyno", "{}"))
         if (found := said.pop("format", None)) != FORMAT:
-            raise ValueError(f"format {found!r}; the tensors alone do not say what network they are of")
+            raise ValueError(
+                f"format {found!r}; the tensors alone do not say what network they are of (those of a backbone are for "
+                "palyno train --backbone-weights)"
+            )
         names = {f.name for f in fields(Metadata)} - {"sha256"}
         if not names - {"naming_temperature"} <= set(said) <= names:
             raise ValueError(f"entries {sorted(said)}, not {sorted(names)}")

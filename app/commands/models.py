@@ -88,12 +88,13 @@ def list_models(as_json: bool) -> None:
     _show(shown, tuple(shown[0]))
     name, layouts = backbones[0]["name"], backbones[0]["models"]
     click.echo(
-        "A detector on one of them, or on any pyramid of timm's, trained from random numbers:\n"
+        "A detector on one of them, or on any pyramid of timm's, trained from random numbers, or from a classifier's\n"
+        "weights (--backbone-weights):\n"
         f"  palyno train scenes/data.yaml --out run --backbone {name}\n"
         f"  palyno train scenes/data.yaml --out run --backbone timm:convnext_tiny --model {layouts[0]}\n"
         f"What --model puts them into: {', '.join(layouts)}. In Python the maps alone:\n"
         f'  import timm, palyno.vision.backbones; timm.create_model("{name}", features_only=True)\n'
-        "Weights that BiFormer's authors published, for timm: palyno models convert."
+        "Weights that BiFormer's authors published, for both: palyno models convert."
     )
 
 
@@ -118,7 +119,8 @@ def convert(checkpoint: Path, out: Path, overwrite: bool, as_json: bool) -> None
 
     Such a file is a pickle; it is read in a process of its own, which takes what it holds and runs nothing. A detector
     of HieraEdgeNet's authors (a .pt of their fork of ultralytics) then is a --model for all commands. A backbone of
-    BiFormer's is for timm: timm.create_model(NAME, pretrained=True, pretrained_cfg_overlay={"file": OUT}).
+    BiFormer's is for palyno train --backbone NAME --backbone-weights OUT, and for timm:
+    timm.create_model(NAME, pretrained=True, pretrained_cfg_overlay={"file": OUT}).
     """
     from ...data.atomic import refuse_existing
     from ...vision.checkpoint import read_checkpoint

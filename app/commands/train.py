@@ -44,6 +44,11 @@ from ...errors import UsageError
 @click.option(
     "--backbone", metavar="NAME", help="Of models that have one to choose: biformer_nano, timm:convnext_tiny, ..."
 )
+@click.option(
+    "--backbone-weights",
+    metavar="FILE",
+    help="Start the backbone from a classifier's weights, safetensors of timm's or of `palyno models convert`.",
+)
 @click.option("--head", help="Head: detect, one2one or rtdetr; the model's if not given.")
 @click.option(
     "--option", "options", multiple=True, metavar="NAME=VALUE", help="Further option of the model's table. Repeatable."
@@ -123,14 +128,14 @@ def train(model: str | None, resume: bool, options: tuple[str, ...], **settings:
     The best checkpoint by validation mAP50-95 becomes OUT/NAME.safetensors, which every command takes as --model.
     """
     from ...vision.operating import USUAL
-    from ...vision.train import TrainSettings, known_classes
+    from ...vision.train import TrainSettings, backbone_taken, known_classes
     from ...vision.train import train as run
     from ...vision.weights import read_metadata
 
     if model and settings["weights"]:
         raise UsageError("--model and --weights: weights bring their layer table; leave out one of the two")
     model = model or ("backbone-yolo-n" if settings["backbone"] else "hieraedge-n")
-    recipe = TrainSettings(model=model, options=dict(map(_option, options)), **settings)
+    asked = TrainSettings(model=model, options=dict(map(_option, options)), **settings)
     if settings["weights"]:
         known, new = known_classes(settings["data"], settings["weights"])
         named = f"; new to it: {', '.join(new)}" if new else ""
@@ -139,7 +144,9 @@ def train(model: str | None, resume: bool, options: tuple[str, ...], **settings:
         known, new = known_classes(settings["data"], settings["teacher"])
         named = f"; not {', '.join(new)}" if new else ""
         click.echo(f"{settings['teacher']} teaches {len(known)} of {len(known) + len(new)} classes{named}", err=True)
-    path = run(recipe, resume=resume)
+    if asked.backbone_weights and not resume:
+        click.echo(backbone_taken(asked), err=True)
+    path = run(asked, resume=resume)
     click.echo(f"weights: {path}", err=True)
     if counts := read_metadata(path).training.get("counts"):
         click.echo(

@@ -7,8 +7,9 @@ output of a row that has several. See `hieraedge.yaml`.
 from __future__ import annotations
 
 import inspect
+import math
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, get_args, get_type_hints
 
 import torch
 from torch import nn
@@ -26,7 +27,7 @@ class Body(nn.Module):
         rows: `[name, sources, block, arguments]` each.
         outputs: Names of the maps to return.
         scale: Width and depth.
-        options: Values for the `$option` arguments; every option must be used.
+        options: Values for the `$option` arguments, or texts of them; every option must be used.
         channels: Channels of the image.
 
     Attributes:
@@ -42,7 +43,7 @@ class Body(nn.Module):
         rows: Sequence[Sequence[Any]],
         outputs: Sequence[str],
         scale: Scale,
-        options: Mapping[str, str],
+        options: Mapping[str, Any],
         channels: int = 3,
     ):
         super().__init__()
@@ -59,11 +60,13 @@ class Body(nn.Module):
             for source in sources:
                 _known(f"row {name!r}: source", source, widths)
             _known(f"row {name!r}: block", block, ROWS)
+            told = {key: f"row {name!r}: {key}" for key in arguments}
             for key, value in arguments.items():
                 if isinstance(value, str) and value.startswith("$"):
                     _known(f"row {name!r}: option", value[1:], options)
                     arguments[key] = options[value[1:]]
                     used.add(value[1:])
+                    told[key] = f"option {value[1:]!r}"
             inputs = [widths[source] for source in sources]
             try:
                 inspect.signature(ROWS[block]).bind(scale, *inputs, **arguments)
@@ -72,6 +75,7 @@ class Body(nn.Module):
                     f"row {name!r}: {block} with {len(inputs)} source(s) and {arguments}: {error}; "
                     f"expected {inspect.signature(ROWS[block])}"
                 ) from error
+            arguments = {key: _typed(ROWS[block], key, value, told[key]) for key, value in arguments.items()}
             module, made = ROWS[block](scale, *inputs, **arguments)
             self.blocks[name], self.sources[name] = module, sources
             self.parts[name] = tuple(f"{name}.{part}" for part in made) if isinstance(made, dict) else (name,)
@@ -113,6 +117,57 @@ def _read(row: Sequence[Any]) -> tuple[str, tuple[str, ...], str, dict[str, Any]
         raise UsageError(f"expected a row [name, sources, block, {{arguments}}], got {row!r}")
     name, sources, block, arguments = row
     return name, (sources,) if isinstance(sources, str) else tuple(sources), block, dict(arguments)
+
+
+def _typed(maker: Any, key: str, value: Any, told: str) -> Any:
+    """An argument as its maker declares it; of a number or a switch its text does, too, as a command line has it."""
+    hint = get_type_hints(maker)[key]
+    kinds = get_args(hint) or (hint,)
+    if value is None and type(None) in kinds:
+        return None
+    # `Sequence[int]` and `int | None` both have int among what they are made of.
+    kind = next(kind for kind in kinds if kind is not type(None))
+    many = getattr(hint, "__origin__", None) is Sequence
+    read, expected = _KINDS[kind]
+    try:
+        if not many:
+            return read(value)
+        return [read(one) for one in (value.split(",") if isinstance(value, str) else value)]
+    except (ValueError, TypeError, KeyError):
+        usual = inspect.signature(maker).parameters[key].default
+        such = "" if usual in (inspect.Parameter.empty, None) else f" such as {usual}"
+        several = ", or several" if many else ""
+        raise UsageError(f"{told}: expected {expected}{such}{several}; got {value!r}") from None
+
+
+def _whole(value: Any) -> int:
+    if isinstance(value, bool) or (isinstance(value, float) and not value.is_integer()):
+        raise ValueError
+    return int(value)
+
+
+def _number(value: Any) -> float:
+    if isinstance(value, bool) or not math.isfinite(value := float(value)):
+        raise ValueError
+    return value
+
+
+def _switch(value: Any) -> bool:
+    return {True: True, False: False, "true": True, "false": False}[value]
+
+
+def _text(value: Any) -> str:
+    if not isinstance(value, str):
+        raise TypeError
+    return value
+
+
+_KINDS: dict[Any, tuple[Any, str]] = {
+    int: (_whole, "a whole number"),
+    float: (_number, "a number"),
+    bool: (_switch, "true or false"),
+    str: (_text, "a name"),
+}
 
 
 def _known(what: str, name: str, names: Mapping[str, Any]) -> None:

@@ -70,8 +70,8 @@ def _sppf(scale: Scale, c_in: int, /, *, out: int, kernel: int = 5) -> Made:
     return SPPF(c_in, c_out, kernel), c_out
 
 
-def _backbone(scale: Scale, c_in: int, /, *, name: str | None, strides: Sequence[int]) -> Made:
-    module, channels = pyramid(name, strides, c_in)
+def _backbone(scale: Scale, c_in: int, /, *, name: str | None, strides: Sequence[int], pixels: str = "plain") -> Made:
+    module, channels = pyramid(name, strides, c_in, pixels)
     return module, {f"p{stride.bit_length() - 1}": c for stride, c in zip(strides, channels, strict=True)}
 
 
@@ -100,12 +100,12 @@ def _cspokm(
     /,
     *,
     ratio: float = 0.25,
-    kernel: int | str = 31,
+    kernel: int = 31,
     gate: str = "published",
     out: int | None = None,
 ) -> Made:
     c_out = c_in if out is None else scale.channels(out)
-    return CSPOKM(c_in, ratio, int(kernel), gate, c_out), c_out
+    return CSPOKM(c_in, ratio, kernel, gate, c_out), c_out
 
 
 def _upsample(scale: Scale, c_in: int, /, *, factor: int = 2) -> Made:

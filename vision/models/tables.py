@@ -63,7 +63,7 @@ def configure(
     """
     config = deepcopy(dict(name_or_config)) if isinstance(name_or_config, Mapping) else _find(str(name_or_config))
     peer = "ultralytics" in config
-    known = _KEYS | ({"ultralytics"} if peer else _OWN_KEYS | {"reg_max", "head"})
+    known = _KEYS | ({"ultralytics"} if peer else _OWN_KEYS | {"reg_max", "head", "pretrained"})
     if unknown := sorted(set(config) - known):
         raise UsageError(f"configuration: unknown {', '.join(unknown)}; expected some of {', '.join(sorted(known))}")
     if peer and config["ultralytics"] not in PEERS:

@@ -24,6 +24,7 @@ from ..weights import load_weights
 from .detection import PollenModel, assemble
 from .distill import Teacher
 from .peers import Peer
+from .pretrained import Taken, as_begun, begin
 from .processes import train_in_processes
 from .tables import configure
 from .transfer import transfer
@@ -45,8 +46,8 @@ class PollenTrainer(DetectionTrainer):
         overrides: Its arguments; `model` is a name from `model_names()` with the suffix `.yaml`, a YAML file or a
             `.pt` that was trained here.
         _callbacks: Its callbacks.
-        config: A configuration to train instead of `overrides["model"]`; its key `start`, if there, is a weights file
-            to start from, see `transfer`.
+        config: A configuration to train instead of `overrides["model"]`; its keys `start` and `backbone_weights`, if
+            there, are weights files to start from, see `transfer` and `begin`.
 
     Attributes:
         teacher: Who answers for each training batch before the network does, see `distill`; a callback sets it when
@@ -79,14 +80,16 @@ class PollenTrainer(DetectionTrainer):
 
     def get_model(self, cfg: Any = None, weights: Any = None, verbose: bool = True) -> PollenModel | Peer:
         """The network for the data set's classes, with the weights of another where given."""
-        start = None
+        start = backbone = None
         if isinstance(cfg, Mapping):
             cfg = dict(cfg)
-            start = cfg.pop("start", None)
+            start, backbone = cfg.pop("start", None), cfg.pop("backbone_weights", None)
         model = assemble(configure(cfg, classes=self.data["nc"], channels=self.data["channels"]), verbose)
         self.set_model_names_for_load(model)
         if start is not None:
             transfer(model, load_weights(start)[0])
+        if backbone is not None:
+            begin(model, backbone)
         if weights:
             model.load(weights)
         return model
@@ -158,8 +161,14 @@ class PollenYOLO(YOLO):
         classes: For a new network its number of classes or their names; training takes the data set's.
         verbose: Print a summary.
         start: For a new network the weights file that training starts from, see `transfer`.
+        backbone_weights: For a new network the file that its backbone starts from, see `begin`.
         **options: For a new network, see `configure`.
+
+    Attributes:
+        taken: What of `backbone_weights` the network has.
     """
+
+    taken: Taken | None = None
 
     model: Any
     cfg: Any
@@ -174,18 +183,24 @@ class PollenYOLO(YOLO):
         classes: int | Sequence[str] = 1,
         verbose: bool = False,
         start: str | Path | None = None,
+        backbone_weights: str | Path | None = None,
         **options: Any,
     ):
         name = str(model.get("name", "detector") if isinstance(model, Mapping) else model)
-        self._config, self._start = {}, start
+        self._config: dict[str, Any] = {}
+        self._begin = {"start": start, "backbone_weights": backbone_weights}
         if not name.endswith(".pt"):
             self._config = configure(model, classes=classes, **options)
+            if backbone_weights is not None:
+                self._config = as_begun(self._config, backbone_weights)
         # Not YOLO's: it gives a network with RT-DETR's head to another front end, with its own trainer.
         Model.__init__(self, name if name.endswith((".pt", ".yaml", ".yml")) else f"{name}.yaml", "detect", verbose)
 
     def _new(self, cfg: str, task: str | None = None, verbose: bool = False) -> None:
         self.cfg, self.task, self.model_name = cfg, task, cfg
         self.model = assemble(self._config, verbose)
+        if (file := self._begin["backbone_weights"]) is not None:
+            self.taken = begin(self.model, file)
         self.overrides |= {"model": cfg, "task": task}
         self.model.args = {**DEFAULT_CFG_DICT, **self.overrides}
         self.model.task = task
@@ -193,8 +208,8 @@ class PollenYOLO(YOLO):
     def train(self, trainer: Any = None, **kwargs: Any) -> Any:  # type: ignore[override]
         """Trains; see ultralytics' `Model.train`. A new network's weights are drawn after seeding."""
         if trainer is None and not self.ckpt and not kwargs.get("resume"):
-            start = {} if self._start is None else {"start": str(self._start)}
-            trainer = partial(PollenTrainer, config=self.model.yaml | start)
+            files = {key: str(file) for key, file in self._begin.items() if file is not None}
+            trainer = partial(PollenTrainer, config=self.model.yaml | files)
             kwargs.setdefault("pretrained", False)
         return super().train(trainer=trainer, **kwargs)
 

@@ -4,6 +4,7 @@ import copy
 import json
 
 import pytest
+import timm
 import torch
 from click.testing import CliRunner
 from palyno import UsageError
@@ -16,8 +17,9 @@ from PIL import Image, ImageDraw
 from torch.utils.flop_counter import FlopCounterMode
 
 BIFORMER = ["biformer-nano-yolo", "biformer-nano-edge-yolo"]
-# Attention, convolutional stages, and maps with their channels last.
-TIMM = ["timm:biformer_nano", "timm:convnext_atto", "timm:mambaout_femto"]
+# Attention, convolutional stages, maps with their channels last, windows that move, windows that must tile the maps.
+SWIN, MAXVIT = "timm:swin_tiny_patch4_window7_224", "timm:maxvit_pico_rw_256"
+TIMM = ["timm:biformer_nano", "timm:convnext_atto", "timm:mambaout_femto", SWIN, MAXVIT]
 
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -184,6 +186,38 @@ def test_timms_network_and_ours_are_the_same():
             assert torch.equal(a, b)
 
 
+@pytest.mark.parametrize("name", [SWIN, MAXVIT])
+def test_windows_see_images_of_any_size(name):
+    """Where windows have to tile the maps, an image is seen as it is with zeros to the right and below."""
+    torch.manual_seed(0)
+    made, widths = pyramid(name, (8, 16, 32))
+    made.eval()
+    image = torch.rand(1, 3, 160, 288)
+    with torch.no_grad():
+        maps = made(image)
+        assert [tuple(x.shape[1:]) for x in maps] == [
+            (c, 160 // s, 288 // s) for c, s in zip(widths, (8, 16, 32), strict=True)
+        ]
+        whole = made(torch.nn.functional.pad(image, (0, 512 - 288, 0, 256 - 160)))
+        same = [
+            torch.allclose(x, y[..., : x.shape[2], : x.shape[3]], atol=1e-6) for x, y in zip(maps, whole, strict=True)
+        ]
+    assert made.multiple == (256 if name == MAXVIT else 1)
+    assert all(same) == (name == MAXVIT)
+
+
+def test_swin_on_images_of_its_own_size_is_timms():
+    """What makes it take any size changes nothing on images that it was made for."""
+    torch.manual_seed(0)
+    made, _ = pyramid(SWIN, (4, 8, 16, 32))
+    stock = timm.create_model(SWIN.removeprefix("timm:"), features_only=True).eval()
+    stock.load_state_dict(made.net.state_dict())
+    x = torch.rand(1, 3, 224, 224)
+    with torch.no_grad():
+        for ours, theirs in zip(made.eval().net(x), stock(x), strict=True):
+            assert torch.equal(ours, theirs)
+
+
 def test_an_edge_path_on_timms_pyramid():
     model = build("backbone-edge-yolo-n", classes=2, backbone="timm:convnext_atto").eval()
     maps = model.model[0].maps(torch.rand(1, 3, 64, 64), ["backbone.p2", "edge.p3", "p3"])
@@ -201,8 +235,10 @@ def test_an_edge_path_on_timms_pyramid():
         ("timm:vit_tiny_patch16_224", "has maps of strides 16, 16, 16; the layer table also asks for 8, 32"),
         (
             "timm:efficientformerv2_s0",
-            "timm:efficientformerv2_s0 is not a pyramid for images of any size: RuntimeError",
+            "timm:efficientformerv2_s0 is not a pyramid for images of any size: it works on images of 224 x 224 px",
         ),
+        ("timm:coatnet_nano_rw_224", "any size: it works on images of 224 x 224 px alone"),
+        ("timm:inception_v3", r"any size: its map at stride 8 of an image 320 x 320 is \(1, 288, 37, 37\)"),
     ],
 )
 def test_backbones_that_cannot_be_are_refused(backbone, message):

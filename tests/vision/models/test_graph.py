@@ -1,5 +1,7 @@
 """Layer tables: what a row means, and what a wrong row is told."""
 
+import re
+
 import pytest
 import torch
 from palyno import UsageError
@@ -50,6 +52,12 @@ def test_repeats_scale_with_depth(n, repeats):
         (["x", "stem", "SEF", {"out": 8}], r"row 'x': SEF with 1 source"),
         (["x", "stem", "Conv", {"out": "$wide"}], r"row 'x': option 'wide' is not known; expected one of edge"),
         (["stem", "image", "Conv", {"out": 8}], r"row 'stem': expected a new name"),
+        (["x", "stem", "Conv", {"out": "wide"}], r"row 'x': out: expected a whole number; got 'wide'"),
+        (["x", "stem", "Conv", {"out": 8.5}], r"row 'x': out: expected a whole number; got 8.5"),
+        (["x", "stem", "C3k2", {"out": 8, "c3k": "maybe"}], r"row 'x': c3k: expected true or false such as False; got"),
+        (["x", "stem", "CSPOKM", {"ratio": "nan"}], r"row 'x': ratio: expected a number such as 0.25; got 'nan'"),
+        (["x", "stem", "HEM", {"widths": [8, None, 8]}], r"row 'x': widths: expected a whole number, or several; got"),
+        (["x", "stem", "HEM", {"widths": [8, 8, 8], "edge": 3}], r"row 'x': edge: expected a name such as magnitude"),
         (["x", "stem", "Conv"], r"expected a row \[name, sources, block, \{arguments\}\]"),
     ],
 )
@@ -70,3 +78,37 @@ def test_unused_options_and_unknown_outputs_are_refused():
 def test_the_table_given_is_left_as_it_was():
     body()
     assert ROWS[1][3]["edge"] == "$edge"
+
+
+OPTIONS = [
+    ["omni", "image", "CSPOKM", {"out": 32, "kernel": "$kernel", "gate": "$gate", "ratio": "$ratio"}],
+    ["last", "omni", "C3k2", {"out": 32, "c3k": "$c3k"}],
+]
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "message"),
+    [
+        ("kernel", "x", "option 'kernel': expected a whole number such as 31; got 'x'"),
+        ("kernel", "1.5", "option 'kernel': expected a whole number such as 31; got '1.5'"),
+        ("kernel", True, "option 'kernel': expected a whole number such as 31; got True"),
+        ("kernel", None, "option 'kernel': expected a whole number such as 31; got None"),
+        ("kernel", "12", "kernel: expected an odd number, got 12"),
+        ("gate", "x", "gate: expected one of published, channel, none; got 'x'"),
+        ("ratio", "x", "option 'ratio': expected a number such as 0.25; got 'x'"),
+        ("c3k", "x", "option 'c3k': expected true or false such as False; got 'x'"),
+    ],
+)
+def test_a_value_that_an_option_cannot_have_is_told_with_what_it_can_be(key, value, message):
+    given = {"kernel": 13, "gate": "none", "ratio": 0.5, "c3k": True} | {key: value}
+    with pytest.raises(UsageError, match=f"^{re.escape(message)}"):
+        body(OPTIONS, ("last",), given)
+
+
+def test_texts_of_values_are_the_values():
+    """As a command line has them, and as weights keep them that were trained from one."""
+    texts = body(OPTIONS, ("last",), {"kernel": "13", "gate": "none", "ratio": "0.5", "c3k": "true"})
+    values = body(OPTIONS, ("last",), {"kernel": 13, "gate": "none", "ratio": 0.5, "c3k": True})
+    shapes = [{name: tensor.shape for name, tensor in made.state_dict().items()} for made in (texts, values)]
+    assert shapes[0] == shapes[1]
+    assert shapes[0]["blocks.omni.omni.large.branches.2.weight"][2:] == (13, 13)
