@@ -127,7 +127,7 @@ def compose(
         hardest = sorted(recipe.hardness.taxa.items(), key=lambda one: -one[1])[:5]
         named = ", ".join(f"{taxon} {hardness:.2f}" for taxon, hardness in hardest)
         click.echo(f"hard cases: {recipe.hardness.mean:.2f} on average; hardest: {named}", err=True)
-    summary = {key: manifest[key] for key in ("images", "grains", "classes", "unknown", "refused")}
+    summary = {key: manifest[key] for key in ("images", "grains", "classes", "unknown", "refused", "original_sizes")}
     if as_json:
         click.echo(json.dumps(summary, ensure_ascii=False))
         return
@@ -135,6 +135,14 @@ def compose(
         click.echo(f"{split}: {count} images, {manifest['grains'][split]} grains", err=True)
     if options["test_scenes"] and not options["test_reference"]:
         click.echo("no test scenes: --test-reference has the pictures for them, which are never trained on", err=True)
+    # A list that was left behind makes other scenes, and nothing else would tell.
+    click.echo(
+        f"original sizes of {manifest['original_sizes']} pictures are known from manifest.csv"
+        if manifest["original_sizes"]
+        else "no manifest.csv with original sizes: a taxon's grains are as large as its pictures are now; where these "
+        "were shrunk to one side, large taxa come out too small",
+        err=True,
+    )
     for note in manifest["refused"]:
         click.echo(f"left out: {note}", err=True)
     click.echo(f"{len(manifest['classes'])} classes; written to {out}", err=True)

@@ -122,7 +122,8 @@ def _compose(
             images += made
             if progress:
                 progress(done, len(jobs))
-    return _finish(recipe, out, classes, unknown, images, refused)
+    sized = sum(r.native_px is not None for r in every)
+    return _finish(recipe, out, classes, unknown, images, refused, sized)
 
 
 def _references(recipe: Recipe) -> dict[str, list[Reference]]:
@@ -132,7 +133,13 @@ def _references(recipe: Recipe) -> dict[str, list[Reference]]:
 
 
 def _finish(
-    recipe: Recipe, out: Path, classes: list[str], unknown: dict, images: list[MadeImage], refused: list[str]
+    recipe: Recipe,
+    out: Path,
+    classes: list[str],
+    unknown: dict,
+    images: list[MadeImage],
+    refused: list[str],
+    sized: int,
 ) -> dict:
     """Writes what concerns the whole data set; the manifest last, so that its presence means that all is there."""
     images = sorted(images, key=lambda one: (one.split, one.annotation.image))
@@ -154,6 +161,7 @@ def _finish(
         "classes": classes,
         "unknown": unknown,
         "refused": sorted(refused),
+        "original_sizes": sized,
         "images": {split: len(own) for split, own in by_split.items()},
         "grains": {split: sum(len(one.annotation) for one in own) for split, own in by_split.items()},
         "scenes": [],

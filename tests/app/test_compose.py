@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -27,6 +28,27 @@ def test_scenes_to_test_with_need_pictures_of_their_own_and_their_lack_is_told(t
     assert ("no test scenes: --test-reference" in done.stderr) is not tested
     assert len(list((tmp_path / "scenes" / "images" / "test").glob("*"))) == tested
     assert ("test: images/test" in (tmp_path / "scenes" / "data.yaml").read_text()) is tested
+
+
+def test_it_is_told_whether_the_original_sizes_of_pictures_are_known(tmp_path):
+    references = tmp_path / "references"
+    shutil.copytree(PICTURES / "train", references)
+    few = ("--train-scenes", 1, "--val-scenes", 1, "--size", 128, "--seed", 1)
+    without = CliRunner().invoke(cli, ["compose", *map(str, (references, "--out", tmp_path / "without", *few))])
+    pictures = sorted(references.glob("*/*.jpg"))
+    rows = [f"references/{picture.parent.name}/{picture.name},1000,900" for picture in pictures]
+    (references / "manifest.csv").write_text("\n".join(["file,original_width,original_height", *rows]) + "\n")
+    known = CliRunner().invoke(cli, ["compose", *map(str, (references, "--out", tmp_path / "known", *few))])
+    assert without.exit_code == known.exit_code == 0
+    assert "no manifest.csv with original sizes" in without.stderr
+    assert f"original sizes of {len(pictures)} pictures are known" in known.stderr
+    sizes = [
+        json.loads((tmp_path / name / "manifest.json").read_text())["original_sizes"] for name in ("without", "known")
+    ]
+    assert sizes == [0, len(pictures)]
+    # They matter: what was shrunk less than others comes out smaller.
+    boxes = [json.loads((tmp_path / name / "annotations" / "train.json").read_text()) for name in ("without", "known")]
+    assert boxes[0]["annotations"] != boxes[1]["annotations"]
 
 
 def test_the_summary_is_one_document_and_a_folder_with_files_is_refused(tmp_path):
