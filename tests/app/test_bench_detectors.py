@@ -212,6 +212,11 @@ def test_sizes_are_for_the_classes_that_runs_have(folder, tmp_path):
         first = sum(9 * c + 2 * c + c * width + 2 * width for c in (64, 128, 256))
         return first + 3 * (9 * width + 2 * width + width**2 + 2 * width + width * classes + classes)
 
+    # What the recipe says of the network goes before the name.
+    recipe = {"gate": "none", "edge": None, "options": {"kernel": 7}}
+    (tmp_path / "hieraedge-n-s0" / "recipe.json").write_text(json.dumps(recipe))
+    again = score_all(tmp_path, [Truth("composed", folder / "truth.json")], number=2)["models"]
+    assert again["hieraedge-n"]["parameters"] == size["parameters"]
     # Branches of names are as wide as the finest map, and wider for more classes.
     assert of_80["parameters"] - whole["parameters"] == naming(80, 80) - naming(64, 2)
     assert whole["gflops"] < of_80["gflops"]
