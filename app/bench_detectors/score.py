@@ -310,7 +310,7 @@ def _recipe(run: Path) -> dict[str, Any]:
     recipe = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
     left_out: Sequence[str] = ("data", "out", "device", "workers", "cache", "name")
     # Tables and weights by their names: where the files lie says nothing of them.
-    files: Sequence[str] = ("model", "weights", "teacher")
+    files: Sequence[str] = ("model", "weights", "backbone_weights", "teacher")
     return {
         key: Path(value).name.removesuffix(".yaml") if key in files and isinstance(value, str) else value
         for key, value in recipe.items()

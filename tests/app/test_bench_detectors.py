@@ -75,12 +75,22 @@ def test_scores_are_those_of_palyno_val(folder, document):
 def test_a_recipe_names_files_and_not_where_they_lie(folder, tmp_path):
     shutil.copytree(folder / "runs" / "yolo11n-s0", tmp_path / "runs" / "yolo11n-s0")
     table, _ = network_of("without-sef")
-    recipe = {"model": table, "weights": None, "teacher": str(tmp_path / "large.safetensors"), "lr": 0.1}
+    recipe = {
+        "model": table,
+        "weights": None,
+        "backbone_weights": str(tmp_path / "tiny.safetensors"),
+        "teacher": str(tmp_path / "large.safetensors"),
+        "lr": 0.1,
+    }
     (tmp_path / "runs" / "yolo11n-s0" / "recipe.json").write_text(json.dumps(recipe))
     document = score_all(tmp_path / "runs", [Truth("composed", folder / "truth.json")], number=2)
     assert document["models"]["yolo11n"]["runs"]["0"]["recipe"] == {
-        "model": "without-sef", "weights": None, "teacher": "large.safetensors", "lr": 0.1
-    }  # fmt: skip
+        "model": "without-sef",
+        "weights": None,
+        "backbone_weights": "tiny.safetensors",
+        "teacher": "large.safetensors",
+        "lr": 0.1,
+    }
 
 
 def test_means_intervals_and_differences(document):
