@@ -5,7 +5,7 @@ from __future__ import annotations
 import datetime
 import hashlib
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatch
 from functools import cache
@@ -16,7 +16,7 @@ import numpy as np
 
 from ... import __version__
 from ...data.annotations import LabelledImage
-from ...errors import InputError, UsageError
+from ...errors import InputError, PalynoError, UsageError
 from ...vision.results import SlideResult
 from . import SCHEMA
 from .variants import VARIANTS, network_of
@@ -181,7 +181,7 @@ def score_all(
                 },
                 "mean": {n: _told(v) | {"sd": _spread(runs, n)} for n, v in means[model].items() if v},
                 "classes": sizes[model],
-                **_size(model, sizes[model]),
+                **_size(model, sizes[model], *_of_the_network(next(iter(recipes[model].values())))),
             }
             for model, runs in sorted(scored.items())
         },
@@ -284,15 +284,24 @@ def _told(scores: Mapping[str, np.ndarray], *, signed: bool = False) -> dict[str
 
 
 @cache
-def _size(model: str, classes: int) -> dict[str, Any]:
-    """Parameters and work for so many classes; nothing of a name that neither the zoo nor `VARIANTS` has."""
+def _size(model: str, classes: int, *asked: tuple[str, Any]) -> dict[str, Any]:
+    """Parameters and work for so many classes; nothing of what has no name in the zoo, or cannot be built here."""
     from ...vision.models.zoo import measure, read_zoo
 
     if model not in VARIANTS and model not in read_zoo():
         return {}
     name, options = network_of(model)
-    measured = measure(name, classes=classes, **options)
+    try:
+        measured = measure(name, classes=classes, **options | dict(asked))
+    except PalynoError:
+        return {}
     return {key: measured[key] for key in ("parameters", "gflops")}
+
+
+def _of_the_network(recipe: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
+    """What a recipe says of the network beside its name: options that were given to all, or that a name stood for."""
+    asked = {key: recipe.get(key) for key in ("edge", "gate", "backbone", "head")}
+    yield from ((key, value) for key, value in (asked | dict(recipe.get("options") or {})).items() if value is not None)
 
 
 def _recipe(run: Path) -> dict[str, Any]:
@@ -301,9 +310,9 @@ def _recipe(run: Path) -> dict[str, Any]:
     recipe = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
     left_out: Sequence[str] = ("data", "out", "device", "workers", "cache", "name")
     # Tables and weights by their names: where the files lie says nothing of them.
-    files: Sequence[str] = ("model", "weights", "teacher")
+    files: Sequence[str] = ("model", "weights", "backbone_weights", "teacher")
     return {
-        key: Path(value).name.removesuffix(".yaml") if value and key in files else value
+        key: Path(value).name.removesuffix(".yaml") if key in files and isinstance(value, str) else value
         for key, value in recipe.items()
         if key not in left_out
     }

@@ -75,12 +75,22 @@ def test_scores_are_those_of_palyno_val(folder, document):
 def test_a_recipe_names_files_and_not_where_they_lie(folder, tmp_path):
     shutil.copytree(folder / "runs" / "yolo11n-s0", tmp_path / "runs" / "yolo11n-s0")
     table, _ = network_of("without-sef")
-    recipe = {"model": table, "weights": None, "teacher": str(tmp_path / "large.safetensors"), "lr": 0.1}
+    recipe = {
+        "model": table,
+        "weights": None,
+        "backbone_weights": str(tmp_path / "tiny.safetensors"),
+        "teacher": str(tmp_path / "large.safetensors"),
+        "lr": 0.1,
+    }
     (tmp_path / "runs" / "yolo11n-s0" / "recipe.json").write_text(json.dumps(recipe))
     document = score_all(tmp_path / "runs", [Truth("composed", folder / "truth.json")], number=2)
     assert document["models"]["yolo11n"]["runs"]["0"]["recipe"] == {
-        "model": "without-sef", "weights": None, "teacher": "large.safetensors", "lr": 0.1
-    }  # fmt: skip
+        "model": "without-sef",
+        "weights": None,
+        "backbone_weights": "tiny.safetensors",
+        "teacher": "large.safetensors",
+        "lr": 0.1,
+    }
 
 
 def test_means_intervals_and_differences(document):
@@ -212,6 +222,11 @@ def test_sizes_are_for_the_classes_that_runs_have(folder, tmp_path):
         first = sum(9 * c + 2 * c + c * width + 2 * width for c in (64, 128, 256))
         return first + 3 * (9 * width + 2 * width + width**2 + 2 * width + width * classes + classes)
 
+    # What the recipe says of the network goes before the name.
+    recipe = {"gate": "none", "edge": None, "options": {"kernel": 7}}
+    (tmp_path / "hieraedge-n-s0" / "recipe.json").write_text(json.dumps(recipe))
+    again = score_all(tmp_path, [Truth("composed", folder / "truth.json")], number=2)["models"]
+    assert again["hieraedge-n"]["parameters"] == size["parameters"]
     # Branches of names are as wide as the finest map, and wider for more classes.
     assert of_80["parameters"] - whole["parameters"] == naming(80, 80) - naming(64, 2)
     assert whole["gflops"] < of_80["gflops"]
