@@ -118,8 +118,9 @@ def convert(checkpoint: Path, out: Path, overwrite: bool, as_json: bool) -> None
     """Convert CHECKPOINT, weights that the authors of HieraEdgeNet or BiFormer published, to safetensors.
 
     Such a file is a pickle; it is read in a process of its own, which takes what it holds and runs nothing. A detector
-    of HieraEdgeNet's authors (a .pt of their fork of ultralytics) then is a --model for all commands. A backbone of
-    BiFormer's is for palyno train --backbone NAME --backbone-weights OUT, and for timm:
+    of HieraEdgeNet's authors (a .pt of their fork of ultralytics; scales n, s, m and l, with the head Detect or
+    RTDETRDecoder) then is a --model for all commands. A backbone of BiFormer's (tiny, small, base and both STL, of a
+    classifier or in a detector) is for palyno train --backbone NAME --backbone-weights OUT, and for timm:
     timm.create_model(NAME, pretrained=True, pretrained_cfg_overlay={"file": OUT}).
     """
     from ...data.atomic import refuse_existing

@@ -59,7 +59,14 @@ def test_list_has_every_model_that_can_be_built_with_its_size_and_work():
 def test_list_has_every_backbone_of_ours_with_its_size_and_work_and_what_to_do_with_it():
     listed = json.loads(run("list", "--json").stdout)
     rows = {row["name"]: row for row in listed["backbones"]}
-    assert list(rows) == ["biformer_nano", "biformer_tiny", "biformer_small", "biformer_base"]
+    assert list(rows) == [
+        "biformer_nano",
+        "biformer_tiny",
+        "biformer_small",
+        "biformer_stl",
+        "biformer_stl_nchw",
+        "biformer_base",
+    ]
     keys = {"family", "parameters", "gflops", "bytes", "channels", "strides", "models", "ships", "licence", "kind"}
     assert all(keys <= set(row) for row in rows.values())
     models = {row["name"]: row for row in listed["models"]}
