@@ -91,7 +91,9 @@ def list_models(as_json: bool) -> None:
 
 
 def _figures(figures: dict[str, float] | None) -> str:
-    return f"{figures['mAP50-95']:.3f} / {figures['mAP50']:.3f}" if {"mAP50", "mAP50-95"} <= set(figures or ()) else ""
+    if figures is None or not {"mAP50", "mAP50-95"} <= set(figures):
+        return ""
+    return f"{figures['mAP50-95']:.3f} / {figures['mAP50']:.3f}"
 
 
 @models.command()
