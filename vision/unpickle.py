@@ -38,6 +38,9 @@ KNOWN = ("torch", "ultralytics", "timm", "collections", "argparse", "numpy", "pa
 # Of Python itself: what methods and plain values are pickled with.
 PLAIN = {"set", "frozenset", "getattr", "slice", "complex", "bytearray", "list", "dict", "tuple", "int", "float", "str"}
 
+# Where checkpoints keep what is wanted of them: of several, the average over training steps is the one to use.
+WEIGHTS = ("ema", "model_ema", "state_dict_ema", "model", "state_dict")
+
 LARGEST_PICKLE = 2**28
 DEEPEST = 40
 
@@ -173,8 +176,7 @@ def main(checkpoint: str, out: str) -> None:
     try:
         content = read(checkpoint)
         top = content if isinstance(content, dict) else {}
-        # Of the two that ultralytics stores, the average is the one to use.
-        found = next((top[key] for key in ("ema", "model") if top.get(key) is not None), content)
+        found = next((top[key] for key in WEIGHTS if top.get(key) is not None), content)
         tensors: dict[str, torch.Tensor] = {}
         modules: dict[str, Any] = {}
         if isinstance(found, Inert) and "_modules" in vars(found):
@@ -183,7 +185,8 @@ def main(checkpoint: str, out: str) -> None:
             tensors = {str(name): tensor for name, tensor in found.items()}
         else:
             names = sorted(map(str, found))[:5] if isinstance(found, dict) else type(found).__name__
-            raise ValueError(f"neither a network nor tensors by name, under 'model' or at the top; there is {names}")
+            places = ", ".join(WEIGHTS)
+            raise ValueError(f"neither a network nor tensors by name, under {places} or at the top; there is {names}")
         # Each of its own, as the file to write wants; one that is there under many names must not fill the memory.
         if sum(t.nbytes for t in tensors.values()) > 4 * Path(checkpoint).stat().st_size:
             raise ValueError("the same tensors under many names")

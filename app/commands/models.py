@@ -12,13 +12,6 @@ import click
 from ...errors import NothingToDoError, RejectedModelError
 from . import options as shared
 
-# Figures that the table shows, and how validation and docs/results/detectors.json call them.
-_FIGURES = (
-    ("mAP50-95", "metrics/mAP50-95(B)"),
-    ("mAP50", "metrics/mAP50(B)"),
-    ("mAP50-95", "mAP50-95"),
-    ("mAP50", "mAP50"),
-)
 _NUMBERS = ("classes", "M params", "GFLOPs", "weights", "float16")
 
 
@@ -32,9 +25,10 @@ def models() -> None:
 def list_models(as_json: bool) -> None:
     """List the models: those whose weights ship first, then the detectors that can be trained; and the backbones.
 
-    Parameters and GFLOPs (multiplications and additions on a tile of 640 px) are for 80 classes; those of backbones are
-    without a classifier. Weights ship where a model's licence is shown; figures are those of the weights' own
-    validation, or of docs/detectors.md.
+    Parameters and GFLOPs (multiplications and additions on a tile of 640 px) are for the classes that are named, else
+    for 80; those of backbones are without a classifier. Weights ship where their size is shown. The two columns of
+    figures are mAP50-95 / mAP50 of different images: under `validated` of the weights that ship, on those that chose
+    them in training; under `short training` of the layout, on test scenes (docs/detectors.md).
     """
     from ..zoo import list_backbones, list_zoo
 
@@ -44,8 +38,6 @@ def list_models(as_json: bool) -> None:
         return
     shown = []
     for row in rows:
-        figures = row["figures"] or {}
-        best = {name: figures[key] for name, key in _FIGURES if key in figures}
         options = row["options"] if row["head"] in ("detect", None) else {**row["options"], "head": row["head"]}
         # A name can come to stand for another table than its weights were trained with.
         options = {**({} if row.get("layout") in (None, row["name"]) else {"layout": row["layout"]}), **options}
@@ -58,21 +50,20 @@ def list_models(as_json: bool) -> None:
                 "M params": f"{row['parameters'] / 1e6:.2f}" if row["parameters"] else "",
                 "GFLOPs": f"{row['gflops']:.1f}" if row["gflops"] else "",
                 "options": ", ".join(f"{k} {'to choose' if v is None else v}" for k, v in options.items()),
-                "licence": row["licence"] if row["ships"] else "",
-                "figures": ", ".join(f"{name} {value:.3f}" for name, value in best.items()),
+                "licence": row["licence"],
+                "validated": _figures(row["validation"]),
+                "short training": _figures(row["short_training"]),
             }
         )
     _show(shown, tuple(shown[0]) if shown else ())
     for row in rows:
         if row["ships"]:
             click.echo(f"{row['name']} was trained on {row['source']}.")
-    if any(row["ships"] and row["figures"] for row in rows):
-        click.echo(
-            "Figures of weights that ship are those of the validation that chose them in training; what they do on\n"
-            "test scenes, which is less, is in their cards: weights/NAME.md."
-        )
-    if any(row["figures"] and not row["ships"] for row in rows):
-        click.echo("Those of the others are what a short training reaches on composed test scenes: docs/detectors.md.")
+    click.echo(
+        "Figures are mAP50-95 / mAP50. Validated: the weights that ship, on the images that chose them in training;\n"
+        "what they do on test scenes, which is less, is in their cards: weights/NAME.md. Short training: what the\n"
+        "layout reaches on composed test scenes after a short one, the same for all: docs/detectors.md."
+    )
     shown = [
         {
             "backbone": row["name"],
@@ -92,10 +83,17 @@ def list_models(as_json: bool) -> None:
         "weights (--backbone-weights):\n"
         f"  palyno train scenes/data.yaml --out run --backbone {name}\n"
         f"  palyno train scenes/data.yaml --out run --backbone timm:convnext_tiny --model {layouts[0]}\n"
+        "timm's networks are under Apache-2.0, its weights each under a licence of its own.\n"
         f"What --model puts them into: {', '.join(layouts)}. In Python the maps alone:\n"
         f'  import timm, palyno.vision.backbones; timm.create_model("{name}", features_only=True)\n'
         "Weights that BiFormer's authors published, for both: palyno models convert."
     )
+
+
+def _figures(figures: dict[str, float] | None) -> str:
+    if figures is None or not {"mAP50", "mAP50-95"} <= set(figures):
+        return ""
+    return f"{figures['mAP50-95']:.3f} / {figures['mAP50']:.3f}"
 
 
 @models.command()
@@ -118,8 +116,9 @@ def convert(checkpoint: Path, out: Path, overwrite: bool, as_json: bool) -> None
     """Convert CHECKPOINT, weights that the authors of HieraEdgeNet or BiFormer published, to safetensors.
 
     Such a file is a pickle; it is read in a process of its own, which takes what it holds and runs nothing. A detector
-    of HieraEdgeNet's authors (a .pt of their fork of ultralytics) then is a --model for all commands. A backbone of
-    BiFormer's is for palyno train --backbone NAME --backbone-weights OUT, and for timm:
+    of HieraEdgeNet's authors (a .pt of their fork of ultralytics; scales n, s, m and l, with the head Detect or
+    RTDETRDecoder) then is a --model for all commands. A backbone of BiFormer's (tiny, small, base and both STL, of a
+    classifier or in a detector) is for palyno train --backbone NAME --backbone-weights OUT, and for timm:
     timm.create_model(NAME, pretrained=True, pretrained_cfg_overlay={"file": OUT}).
     """
     from ...data.atomic import refuse_existing
@@ -273,7 +272,8 @@ def _show(rows: list[dict[str, Any]], columns: tuple[str, ...]) -> None:
 
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
     for column in columns:
-        table.add_column(column, justify="right" if column in _NUMBERS else "left", overflow="fold")
+        justify: Any = "right" if column in _NUMBERS else "left"
+        table.add_column(column, justify=justify, overflow="fold", no_wrap=column in ("name", "backbone"))
     for row in rows:
         table.add_row(*(Text(str(row[column])) for column in columns))
     # As wide as the terminal; in a file as wide as it takes.

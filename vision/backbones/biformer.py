@@ -1,4 +1,4 @@
-"""BiFormer for timm: its pyramid with a classifier, under the names `biformer_tiny`, `_small`, `_base` and `_nano`.
+"""BiFormer for timm: its pyramid with a classifier, as `biformer_tiny`, `_small`, `_base`, `_stl` and `_nano`.
 
     timm.create_model("biformer_tiny", features_only=True)  # maps at strides 4, 8, 16 and 32
     timm.create_model("biformer_tiny", num_classes=73, drop_path_rate=0.1, padding="official")
@@ -18,7 +18,7 @@ from torch import nn
 
 from ... import offline
 from ...errors import UsageError
-from ..blocks.biformer import STRIDES, VARIANTS, BiFormerPyramid
+from ..blocks.biformer import STRIDES, VARIANTS, BiFormerPyramid, Patches
 from ..blocks.routing import RoutingAttention
 
 offline.switch_off()
@@ -30,10 +30,19 @@ from timm.models import (  # noqa: E402
     register_notrace_module,
 )
 
-__all__ = ["BiFormer", "biformer_base", "biformer_nano", "biformer_small", "biformer_tiny"]
+__all__ = [
+    "BiFormer",
+    "biformer_base",
+    "biformer_nano",
+    "biformer_small",
+    "biformer_stl",
+    "biformer_stl_nchw",
+    "biformer_tiny",
+]
 
 # torch.fx would otherwise follow the checks of sizes inside, which it cannot.
 register_notrace_module(RoutingAttention)
+register_notrace_module(Patches)
 
 
 class BiFormer(BiFormerPyramid):
@@ -146,6 +155,18 @@ def biformer_tiny(pretrained: bool = False, **kwargs: Any) -> nn.Module:
 def biformer_small(pretrained: bool = False, **kwargs: Any) -> nn.Module:
     """As published: 25.5 million parameters, 4.5 G multiply-adds at 224 pixels."""
     return _create("biformer_small", pretrained, **kwargs)
+
+
+@register_model
+def biformer_stl(pretrained: bool = False, **kwargs: Any) -> nn.Module:
+    """As published, laid out as Swin-T: 28.4 million parameters, 4.6 G multiply-adds at 224 pixels."""
+    return _create("biformer_stl", pretrained, **kwargs)
+
+
+@register_model
+def biformer_stl_nchw(pretrained: bool = False, **kwargs: Any) -> nn.Module:
+    """As `biformer_stl`, in the authors' later code."""
+    return _create("biformer_stl_nchw", pretrained, **kwargs)
 
 
 @register_model

@@ -11,17 +11,22 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import nn
 
 from ...errors import UsageError
 from .routing import BiFormerBlock
 
-# Published: 13.1, 25.5 and 56.8 million parameters with the classifier of 1000 classes.
+# Published: 13.1, 25.5, 56.8 and, laid out as Swin-T, 28.4 million parameters with the classifier of 1000 classes.
 _PUBLISHED: dict[str, Any] = {"regions": (7, 7, 7, 7), "topks": (1, 4, 16, None)}
+_SWIN: dict[str, Any] = {"dims": (96, 192, 384, 768), "depths": (2, 2, 6, 2), "mlp_ratio": 4.0, "patches": True}
 VARIANTS: dict[str, dict[str, Any]] = {
     "biformer_tiny": {"dims": (64, 128, 256, 512), "depths": (2, 2, 8, 2), **_PUBLISHED},
     "biformer_small": {"dims": (64, 128, 256, 512), "depths": (4, 4, 18, 4), **_PUBLISHED},
     "biformer_base": {"dims": (96, 192, 384, 768), "depths": (4, 4, 18, 4), **_PUBLISHED},
+    # The authors wrote it twice; they differ in what the last stage's convolution sees.
+    "biformer_stl": {**_SWIN, **_PUBLISHED},
+    "biformer_stl_nchw": {**_SWIN, **_PUBLISHED, "lepe_of": "values"},
     # Ours, for small detectors: half of tiny in width and depth. At 640 px the regions of the first three stages are of
     # 8 x 8 tokens, which suits the kernels, and tile the maps; a token reads 64, 128, 256 and in the last stage all of
     # 400 tokens.
@@ -49,6 +54,8 @@ class BiFormerPyramid(nn.Module):
         mlp_ratio: Width of the perceptrons, in channels.
         padding: See `RoutingAttention`.
         layer_scale: See `BiFormerBlock`.
+        patches: Halves by convolutions of patches that do not overlap, and without convolutional position, as Swin.
+        lepe_of: See `FullAttention`.
         drop_path_rate: Probability of leaving out a branch of the last block; from block to block it grows from 0.
 
     Raises:
@@ -67,6 +74,8 @@ class BiFormerPyramid(nn.Module):
         padding: str = "mask",
         layer_scale: float | None = None,
         drop_path_rate: float = 0.0,
+        patches: bool = False,
+        lepe_of: str = "input",
     ):
         super().__init__()
         for name, given in (("dims", dims), ("depths", depths), ("topks", topks), ("regions", regions)):
@@ -74,7 +83,10 @@ class BiFormerPyramid(nn.Module):
                 raise UsageError(f"{name}: expected four values, one a stage; got {given}")
         rates = [drop_path_rate * i / max(1, sum(depths) - 1) for i in range(sum(depths))]
         half = dims[0] // 2
-        self.stem = nn.Sequential(*_halving(in_chans, half), nn.GELU(), *_halving(half, dims[0]))
+        stem: tuple[nn.Module, ...] = (Patches(in_chans, dims[0], 4), nn.BatchNorm2d(dims[0]))
+        if not patches:
+            stem = (*_halving(in_chans, half), nn.GELU(), *_halving(half, dims[0]))
+        self.stem = nn.Sequential(*stem)
         self.stages = nn.Sequential()
         for i, (dim, depth, topk, side) in enumerate(zip(dims, depths, topks, regions, strict=True)):
             blocks = nn.Sequential()
@@ -89,11 +101,14 @@ class BiFormerPyramid(nn.Module):
                     padding=padding,
                     layer_scale=layer_scale,
                     drop_path=rates.pop(0),
+                    position=not patches,
+                    lepe_of=lepe_of,
                 )
                 blocks.append(block)
             stage = nn.Sequential()
             if i:
-                stage.add_module("down", nn.Sequential(*_halving(dims[i - 1], dim)))
+                down = (nn.BatchNorm2d(dims[i - 1]), Patches(dims[i - 1], dim, 2))
+                stage.add_module("down", nn.Sequential(*(down if patches else _halving(dims[i - 1], dim))))
             stage.add_module("blocks", blocks)
             self.stages.append(stage)
         self.dims = tuple(dims)
@@ -106,6 +121,24 @@ class BiFormerPyramid(nn.Module):
             x = stage(x)
             maps.append(x)
         return maps
+
+
+class Patches(nn.Conv2d):
+    """A convolution of patches side by side; zeros fill up the last ones.
+
+    Args:
+        c_in: Channels of the map.
+        c_out: Channels of the answer.
+        side: Of a patch.
+    """
+
+    def __init__(self, c_in: int, c_out: int, side: int):
+        super().__init__(c_in, c_out, side, stride=side)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """(B, c_in, H, W) -> (B, c_out, ceil(H / side), ceil(W / side))."""
+        side = self.kernel_size[0]
+        return super().forward(F.pad(x, (0, -x.shape[3] % side, 0, -x.shape[2] % side)))
 
 
 def _halving(c_in: int, c_out: int) -> tuple[nn.Module, nn.Module]:

@@ -73,14 +73,15 @@ class FullAttention(nn.Module):
     Args:
         channels: C.
         heads: Heads, a divisor of C.
+        lepe_of: What the convolution sees: `input`, or `values` as in the authors' later code.
 
     Raises:
         UsageError: Heads that do not divide the channels.
     """
 
-    def __init__(self, channels: int, heads: int = 8):
+    def __init__(self, channels: int, heads: int = 8, lepe_of: str = "input"):
         super().__init__()
-        self.heads = _heads(channels, heads)
+        self.heads, self.lepe_of = _heads(channels, heads), lepe_of
         self.qkv = nn.Linear(channels, 3 * channels, bias=False)
         self.lepe = nn.Conv2d(channels, channels, 5, padding=2, groups=channels)
         self.proj = nn.Linear(channels, channels)
@@ -89,6 +90,8 @@ class FullAttention(nn.Module):
         """(B, H, W, C) -> (B, H, W, C)."""
         q, k, v = self.qkv(x).flatten(1, 2).unflatten(2, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)
         y = F.scaled_dot_product_attention(q, k, v).transpose(1, 2).reshape(x.shape)
+        if self.lepe_of == "values":
+            x = v.transpose(1, 2).reshape(x.shape)
         return self.proj(y + self.lepe(x.permute(0, 3, 1, 2)).permute(0, 2, 3, 1))
 
 
@@ -125,6 +128,8 @@ class BiFormerBlock(nn.Module):
         padding: See `RoutingAttention`.
         layer_scale: What g starts at; None for g = 1, as published.
         drop_path: Probability that an image skips a branch, in training.
+        position: Whether there is the first of the three steps.
+        lepe_of: See `FullAttention`.
 
     Raises:
         UsageError: See `RoutingAttention`.
@@ -144,14 +149,16 @@ class BiFormerBlock(nn.Module):
         padding: str = "mask",
         layer_scale: float | None = None,
         drop_path: float = 0.0,
+        position: bool = True,
+        lepe_of: str = "input",
     ):
         super().__init__()
-        self.position = nn.Conv2d(channels, channels, 3, padding=1, groups=channels)
+        self.position = nn.Conv2d(channels, channels, 3, padding=1, groups=channels) if position else None
         # A larger epsilon than PyTorch's, or attention was seen to collapse (the authors' remark).
         self.norm1, self.norm2 = nn.LayerNorm(channels, eps=1e-6), nn.LayerNorm(channels, eps=1e-6)
         self.attn: nn.Module
         if topk is None:
-            self.attn = FullAttention(channels, heads)
+            self.attn = FullAttention(channels, heads, lepe_of)
         else:
             self.attn = RoutingAttention(channels, heads, topk, regions, padding=padding)
         wide = int(mlp_ratio * channels)
@@ -163,7 +170,7 @@ class BiFormerBlock(nn.Module):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """(B, C, H, W) -> (B, C, H, W), any size."""
-        x = (x + self.position(x)).permute(0, 2, 3, 1)
+        x = (x if self.position is None else x + self.position(x)).permute(0, 2, 3, 1)
         x = x + self.drop_path(_scaled(self.attn(self.norm1(x)), self.gamma1))
         x = x + self.drop_path(_scaled(self.mlp(self.norm2(x)), self.gamma2))
         return x.permute(0, 3, 1, 2)

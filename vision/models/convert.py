@@ -3,10 +3,11 @@
     convert_hieraedge("HieraEdgeNet.pt", "hieraedge-n-reference.safetensors")
     palyno.load("hieraedge-n-reference.safetensors")
 
-The authors' file is a network pickled by their fork of ultralytics 8.3. Their layers are followed from the head back to
-the image and laid beside the rows of our table; each must be of the same kind, with the same sources, shapes, strides
-and attention areas, or the file is refused. Two things of theirs have no place in ours because they change nothing: the
-Sobel pair, whose answer is discarded (see `SobelReference`), and a convolution of the omni-kernel that is never called.
+The authors' file is a network pickled by their fork of ultralytics 8.3, of scale n, s, m or l, with the head Detect or
+RTDETRDecoder. Its layers are followed from the head back to the image and laid beside the rows of our table; each must
+be of the same kind, with the same sources, shapes, strides and attention areas, or the file is refused. Two things of
+theirs have no place in ours because they change nothing: the Sobel pair, whose answer is discarded (see
+`SobelReference`), and a convolution of the omni-kernel that is never called.
 """
 
 from __future__ import annotations
@@ -30,8 +31,13 @@ __all__ = ["convert_hieraedge"]
 
 WHAT = "a checkpoint of HieraEdgeNet"
 
-# By the channels of the first convolution.
-CANDIDATES = {16: "hieraedge-n-reference", 32: "hieraedge-s-reference"}
+# By the channels of the first convolution; where two agree, the nearer is taken.
+CANDIDATES = {
+    16: ("hieraedge-n-reference",),
+    32: ("hieraedge-s-reference",),
+    64: ("hieraedge-m-reference", "hieraedge-l-reference"),
+}
+NAMES = tuple(name for names in CANDIDATES.values() for name in names)
 _STEM = "model.0.blocks.stem.conv.weight"
 
 # Kinds of layers, theirs and ours, and how names inside them differ: from, to, each at most once; None drops a tensor.
@@ -78,9 +84,13 @@ _KINDS: dict[str, tuple[str, tuple[tuple[str, str | None], ...]]] = {
 _PART = "GetIndexOutput"
 
 # What shapes do not show: two networks of the same tensors that differ in one of these are not the same function.
-_ATTRIBUTES = ("stride", "padding", "dilation", "groups", "eps", "area", "num_heads", "add", "reg_max")
+_ATTRIBUTES = (
+    *("stride", "padding", "dilation", "groups", "eps", "area", "num_heads", "add", "reg_max"),
+    *("num_queries", "num_decoder_layers", "n_heads", "n_points", "n_levels", "eval_idx"),
+)
 
-_HEAD = "Detect"
+# Theirs, and how ours are called.
+_HEADS = {"Detect": "detect", "RTDETRDecoder": "rtdetr"}
 
 
 def convert_hieraedge(source: str | Path, out: str | Path, *, overwrite: bool = False) -> str:
@@ -112,7 +122,7 @@ def write_hieraedge(source: Path, checkpoint: Checkpoint, out: str | Path) -> st
         model, tensors = _network(checkpoint, classes)
     except _Differs as error:
         raise RejectedModelError(
-            f"{source}: expected the network {' or '.join(CANDIDATES.values())}; {error}"
+            f"{source}: expected the network {' or '.join(NAMES)}, with {' or '.join(_HEADS)}; {error}"
         ) from error
     model.load_state_dict({ours: checkpoint.tensors[theirs] for theirs, ours in tensors.items()}, strict=True)
     name: str = model.yaml["name"]
@@ -140,18 +150,32 @@ def write_hieraedge(source: Path, checkpoint: Checkpoint, out: str | Path) -> st
 
 def _network(checkpoint: Checkpoint, classes: Sequence[str]) -> tuple[Any, dict[str, str]]:
     """Ours, and the names of their tensors with ours."""
-    # The sizes differ in widths alone: one stands for all while layers are followed.
-    model: Any = build(next(iter(CANDIDATES.values())), classes=classes)
+    # The sizes differ in widths and depths alone: one stands for all while layers are followed.
+    layers = _layers(checkpoint)
+    head = _HEADS.get(_kind(layers[max(layers)])) if layers else None
+    model: Any = build(NAMES[0], classes=classes, head=head)
     tensors = _laid_over(checkpoint, model)
     stem = next((theirs for theirs, ours in tensors.items() if ours == _STEM), None)
     width = len(checkpoint.tensors[stem]) if stem else None
     if width not in CANDIDATES:
-        sizes = " or ".join(f"{width} ({name})" for width, name in CANDIDATES.items())
+        sizes = " or ".join(f"{width} ({' or '.join(names)})" for width, names in CANDIDATES.items())
         raise _Differs(f"its first convolution has {width or 'no'} channels, ours {sizes}")
-    if CANDIDATES[width] != model.yaml["name"]:
-        model = build(CANDIDATES[width], classes=classes)
-    _compare(checkpoint, tensors, model)
-    return model, tensors
+    odd: dict[str, list[str]] = {}
+    for name in CANDIDATES[width]:
+        model = build(name, classes=classes, head=head)
+        if not (odd := odd | {name: _differences(checkpoint, tensors, model)})[name]:
+            return model, tensors
+    name = min(odd, key=lambda name: len(odd[name]))
+    raise _Differs(f"nearest is {name}, from which {len(odd[name])} differ: {', '.join(odd[name][:3])}")
+
+
+def _layers(checkpoint: Checkpoint) -> dict[int, Mapping[str, Any]]:
+    """Their layers by number."""
+    return {
+        int(name.removeprefix("model.")): about
+        for name, about in checkpoint.modules.items()
+        if re.fullmatch(r"model\.\d+", name)
+    }
 
 
 class _Differs(Exception):
@@ -174,15 +198,12 @@ def _classes(source: Path, checkpoint: Checkpoint) -> list[str]:
 
 def _laid_over(checkpoint: Checkpoint, model: Any) -> dict[str, str]:
     """Their tensors' names and ours, by following both networks from the head back to the image."""
-    layers = {
-        int(name.removeprefix("model.")): about
-        for name, about in checkpoint.modules.items()
-        if re.fullmatch(r"model\.\d+", name)
-    }
+    layers = _layers(checkpoint)
     body: Body = model.model[0]
     last = max(layers, default=-1)
-    if last < 0 or _kind(layers[last]) != _HEAD:
-        raise _Differs(f"its last layer is {_kind(layers[last]) if layers else 'missing'}, ours is {_HEAD}")
+    if last < 0 or _kind(layers[last]) not in _HEADS:
+        found = _kind(layers[last]) if layers else "missing"
+        raise _Differs(f"its last layer is {found}, ours {' or '.join(_HEADS)}")
     rows: dict[int, str] = {}
     heads = _sources(last, layers[last])
     if len(heads) != len(body.outputs):
@@ -258,8 +279,8 @@ def _renamed(name: str, changes: Sequence[tuple[str, str | None]]) -> str | None
     return name
 
 
-def _compare(checkpoint: Checkpoint, names: Mapping[str, str], model: Any) -> None:
-    """Refuses other tensors or shapes than ours, and modules that compute something else with them."""
+def _differences(checkpoint: Checkpoint, names: Mapping[str, str], model: Any) -> list[str]:
+    """Other tensors or shapes than ours; if there are none, modules that compute something else with them."""
     back = {ours: theirs for theirs, ours in names.items()}
     expected = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
     found = {ours: tuple(checkpoint.tensors[theirs].shape) for ours, theirs in back.items()}
@@ -271,8 +292,7 @@ def _compare(checkpoint: Checkpoint, names: Mapping[str, str], model: Any) -> No
     odd += [f"{theirs} not finite" for theirs, tensor in checkpoint.tensors.items() if not torch.isfinite(tensor).all()]
     if not odd:
         odd = list(_other_attributes(checkpoint, names, dict(model.named_modules())))
-    if odd:
-        raise _Differs(f"nearest is {model.yaml['name']}, from which {len(odd)} differ: {', '.join(odd[:3])}")
+    return odd
 
 
 def _other_attributes(checkpoint: Checkpoint, names: Mapping[str, str], modules: Mapping[str, Any]) -> Iterator[str]:
@@ -288,7 +308,7 @@ def _other_attributes(checkpoint: Checkpoint, names: Mapping[str, str], modules:
             activation, own = checkpoint.modules.get(f"{theirs}.act"), getattr(module, "act", None)
             if activation is not None and own is not None and _kind(activation) != type(own).__name__:
                 yield f"{theirs}.act {_kind(activation)} for {type(own).__name__}"
-            if _kind(about) not in (type(module).__name__, "Conv"):
+            if _kind(about) not in (*(cls.__name__ for cls in type(module).__mro__), "Conv"):
                 continue
             for attribute in _ATTRIBUTES:
                 value = getattr(module, attribute, None)

@@ -104,10 +104,11 @@ def begin(model: Any, path: str | Path) -> Taken:
         for key, place in places.items()
         if place is None or tensors[place].shape != state[key].shape
     ]
-    if odd or len(theirs) != len(tensors):
+    made_for = _made_for(stored, name)
+    if odd or len(theirs) != len(tensors) or made_for:
         raise RejectedModelError(
             f"{path}: expected the weights of {name}, {len(places)} tensors, of which {len(odd)} differ: "
-            f"{', '.join(odd[:3]) or 'two have one name'}{_made_for(stored, name)}"
+            f"{', '.join(odd[:3]) or ('none' if made_for else 'two have one name')}{made_for}"
         )
     if infinite := [place for place in places.values() if place and not torch.isfinite(tensors[place]).all()]:
         raise RejectedModelError(f"{path}: expected finite weights, got others in {infinite[0]}")
@@ -154,4 +155,4 @@ def _made_for(stored: Stored, name: str) -> str:
     if about.get("format") == FORMAT:
         return "; it is a detector of palyno's, to start from whole: --weights"
     made = about.get("architecture")
-    return f"; it is of {made}, as it says: --backbone {made}" if made and made != name else ""
+    return f"; it is of {made}, as it says: --backbone {made}" if made and made != name.removeprefix("timm:") else ""

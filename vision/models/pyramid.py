@@ -14,7 +14,7 @@ from torch.nn.utils.fusion import fuse_conv_bn_weights
 
 from ... import offline
 from ...errors import UsageError
-from ..blocks.biformer import STRIDES, VARIANTS, BiFormerPyramid
+from ..blocks.biformer import STRIDES, VARIANTS, BiFormerPyramid, Patches
 
 __all__ = ["PIXELS", "Pyramid", "pixels_of", "pyramid"]
 
@@ -77,7 +77,10 @@ class Pyramid(nn.Module):
         """Folds batch normalisation into the convolution before it where the two stand in a row: all of BiFormer's."""
         for row in [module for module in self.net.modules() if type(module) is nn.Sequential]:
             for i, (conv, norm) in enumerate(pairwise(list(row))):
-                if type(conv) is nn.Conv2d and type(norm) is nn.BatchNorm2d and norm.track_running_stats:
+                # Not of other classes, which do more with their weights.
+                if not isinstance(conv, nn.Conv2d) or type(conv) not in (nn.Conv2d, Patches):
+                    continue
+                if type(norm) is nn.BatchNorm2d and norm.track_running_stats:
                     mean, variance = norm.get_buffer("running_mean"), norm.get_buffer("running_var")
                     conv.weight, conv.bias = fuse_conv_bn_weights(
                         conv.weight, conv.bias, mean, variance, norm.eps, norm.weight, norm.bias

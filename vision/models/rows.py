@@ -31,11 +31,15 @@ class Scale(NamedTuple):
         depth: Factor on repeats.
         width: Factor on channels.
         max_channels: Channels are cut to this before the factor.
+        c3k: Whether every C3k2 is made of C3k, as in the larger networks of YOLO11 and YOLO12.
+        residual: Whether A2C2f has a residual around it, and narrower perceptrons, as in the larger ones of YOLO12.
     """
 
     depth: float
     width: float
     max_channels: int
+    c3k: bool = False
+    residual: bool = False
 
     def channels(self, n: int) -> int:
         """Channels at this scale: the next multiple of 8."""
@@ -53,12 +57,13 @@ def _conv(scale: Scale, c_in: int, /, *, out: int, kernel: int = 1, stride: int 
 
 def _c3k2(scale: Scale, c_in: int, /, *, out: int, repeats: int = 1, c3k: bool = False, ratio: float = 0.5) -> Made:
     c_out = scale.channels(out)
-    return C3k2(c_in, c_out, scale.repeats(repeats), c3k, ratio), c_out
+    return C3k2(c_in, c_out, scale.repeats(repeats), c3k or scale.c3k, ratio), c_out
 
 
 def _a2c2f(scale: Scale, c_in: int, /, *, out: int, repeats: int = 1, attention: bool = True, area: int = 1) -> Made:
     c_out = scale.channels(out)
-    return A2C2f(c_in, c_out, scale.repeats(repeats), attention, area), c_out
+    ratio = 1.2 if scale.residual else 2.0
+    return A2C2f(c_in, c_out, scale.repeats(repeats), attention, area, scale.residual, ratio), c_out
 
 
 def _c2psa(scale: Scale, c_in: int, /, *, repeats: int = 1) -> Made:

@@ -5,7 +5,8 @@
 Parameters are those that are trained. Multiplications and additions are PyTorch's own count
 (`torch.utils.flop_counter`: convolutions, products of matrices and attention; Fourier transforms and elementwise steps
 are counted by no one) of the network as it is used: fused, one RGB image of 640 px, with plain operators. Both for 80
-classes, as detectors are compared; a backbone has none, and is measured without the classifier that timm puts on it.
+classes, as detectors are compared, and of the weights that ship for their own; a backbone has none, and is measured
+without the classifier that timm puts on it.
 """
 
 from __future__ import annotations
@@ -16,7 +17,17 @@ from typing import Any
 
 from .tables import PEERS, configure, model_names
 
-__all__ = ["CLASSES", "SIDE", "ZOO", "measure", "measure_backbone", "read_backbones", "read_zoo"]
+__all__ = [
+    "CLASSES",
+    "SIDE",
+    "ZOO",
+    "measure",
+    "measure_backbone",
+    "measure_weights",
+    "read_backbones",
+    "read_weights",
+    "read_zoo",
+]
 
 ZOO = Path(__file__).with_name("zoo.json")
 CLASSES, SIDE = 80, 640
@@ -41,6 +52,11 @@ def read_backbones() -> dict[str, dict[str, Any]]:
     Entries: `strides` of its maps, `channels` of each, and `parameters`, `gflops` and `bytes` as in `read_zoo`.
     """
     return _read("backbones")
+
+
+def read_weights() -> dict[str, dict[str, Any]]:
+    """What `measure_weights` said of the detectors that ship, by the hash of their weights: as in `read_zoo`."""
+    return _read("weights")
 
 
 def _read(part: str) -> dict[str, dict[str, Any]]:
@@ -71,6 +87,14 @@ def measure_backbone(name: str) -> dict[str, Any]:
     return {"strides": list(STRIDES), "channels": list(net.dims), **_counted(net)}
 
 
+def measure_weights(name: str) -> dict[str, Any]:
+    """Loads weights that ship and counts, for the classes that they name."""
+    from ..weights import find_model, load_weights
+
+    path, shipped = find_model(name)
+    return _counted(load_weights(path, shipped=shipped)[0])
+
+
 def _counted(model: Any) -> dict[str, Any]:
     import torch
     from torch.utils.flop_counter import FlopCounterMode
@@ -97,6 +121,7 @@ def _main() -> None:
 
     from ...data.atomic import write_text
     from ..blocks.biformer import VARIANTS
+    from ..weights import shipped_models
 
     document: dict[str, Any] = {"classes": CLASSES, "side": SIDE, "counter": "torch.utils.flop_counter"}
     for part, names, count in (("models", model_names(), measure), ("backbones", VARIANTS, measure_backbone)):
@@ -104,6 +129,8 @@ def _main() -> None:
         for name in names:
             entry = document[part][name] = count(name)
             print(name, entry["parameters"], entry["gflops"], file=sys.stderr)
+    detectors = {name: entry for name, entry in shipped_models().items() if entry.kind == "detector"}
+    document["weights"] = {entry.sha256: measure_weights(name) for name, entry in detectors.items()}
     write_text(ZOO, json.dumps(document, indent=1) + "\n")
 
 

@@ -12,9 +12,15 @@ from palyno import RejectedModelError, UsageError
 from palyno.app.cli import cli
 from palyno.vision.backbones import BiFormer, convert
 from palyno.vision.blocks.biformer import BiFormerPyramid
+from palyno.vision.blocks.routing import FullAttention
 from palyno.vision.checkpoint import Checkpoint
+from palyno.vision.models.detection import build
+from palyno.vision.models.pretrained import as_begun, begin
+from palyno.vision.models.tables import configure
 from safetensors import safe_open
 from safetensors.torch import load_file
+from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
+from torchvision.transforms.functional import normalize
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -27,6 +33,9 @@ pytestmark = pytest.mark.usefixtures("one_thread")
         ("biformer_small", 25_536_232, [64, 128, 256, 512]),
         ("biformer_base", 56_804_968, [96, 192, 384, 768]),
         ("biformer_nano", 2_053_736, [32, 64, 128, 256]),
+        # 28.4 million, the authors say.
+        ("biformer_stl", 28_372_552, [96, 192, 384, 768]),
+        ("biformer_stl_nchw", 28_372_552, [96, 192, 384, 768]),
     ],
 )
 def test_networks_are_of_the_published_size(name, parameters, dims):
@@ -209,7 +218,8 @@ def without(state, name):
             lambda s: without(s, "stages.0.0.attn.wo.bias"),
             r"1 differ: stages.0.blocks.0.attn.proj.bias missing for \(64,\)",
         ),
-        (lambda s: s | {"extra_norms.0.weight": torch.ones(64)}, r"1 differ: extra_norms.0.weight \(64,\) for nothing"),
+        (lambda s: s | {"extra_weights": torch.ones(64)}, r"1 differ: extra_weights \(64,\) for nothing"),
+        (lambda s: s | {"extra_norms.0.weight": torch.ones(64)}, r"differ: head.bias \(5,\) for nothing"),
         (
             lambda s: s | {"stages.0.0.attn.qkv.qkv.weight": torch.ones(64, 64)},
             r"nearest is biformer_tiny, from which 1 differ: stages.0.0.attn.qkv.qkv.weight \(64, 64\) for \(192, 64\)",
@@ -237,3 +247,121 @@ def test_any_number_of_classes_is_taken_and_files_are_not_written_over(tmp_path,
     with pytest.raises(UsageError, match="already there"):
         convert.convert_biformer(source, out)
     convert.convert_biformer(source, out, overwrite=True)
+
+
+def stl(refactored=False, dims=(96, 192, 384, 768), depths=(2, 2, 6, 2)):
+    """A state dict with the names and shapes of the authors' biformer_stl, or of the later biformer_stl_nchw."""
+    torch.manual_seed(0)
+    state, pixel = {}, (1, 1) if refactored else ()
+    qkv, wo = ("qkv_linear", "output_linear") if refactored else ("qkv.qkv", "wo")
+
+    def layer(name, *weight, bias=True):
+        state[f"{name}.weight"] = torch.rand(weight) * 0.1
+        if bias:
+            state[f"{name}.bias"] = torch.rand(weight[:1]) * 0.1
+
+    def norm(name, width):
+        layer(name, width)
+        state.update({f"{name}.running_mean": torch.rand(width), f"{name}.running_var": torch.rand(width) + 0.5})
+        state[f"{name}.num_batches_tracked"] = torch.tensor(7)
+
+    layer("downsample_layers.0.0", dims[0], 3, 4, 4)
+    norm("downsample_layers.0.1", dims[0])
+    for i in range(1, 4):
+        norm(f"downsample_layers.{i}.0", dims[i - 1])
+        layer(f"downsample_layers.{i}.1", dims[i], dims[i - 1], 2, 2)
+    for i, (c, depth) in enumerate(zip(dims, depths, strict=True)):
+        for block in (f"stages.{i}.blocks.{j}" for j in range(depth)):
+            layer(f"{block}.norm1", c)
+            layer(f"{block}.norm2", c)
+            layer(f"{block}.attn.lepe", c, 1, 5, 5)
+            layer(f"{block}.attn.{qkv if i < 3 else 'qkv'}", 3 * c, c, *pixel, bias=i < 3)
+            layer(f"{block}.attn.{wo if i < 3 else 'proj'}", c, c, *pixel)
+            layer(f"{block}.mlp.0", 4 * c, c, *pixel)
+            layer(f"{block}.mlp.2", c, 4 * c, *pixel)
+    norm("norm", dims[3])
+    layer("head", 5, dims[3])
+    return state
+
+
+def converted(state, tmp_path, **wrapped):
+    source, out = tmp_path / "theirs.pth", tmp_path / "ours.safetensors"
+    torch.save(wrapped or {"model": state}, source)
+    return convert.convert_biformer(source, out, overwrite=True), load_file(out), out
+
+
+@pytest.mark.parametrize("refactored", [False, True])
+def test_networks_laid_out_as_swin_convert(refactored, tmp_path):
+    state = stl(refactored)
+    name, tensors, out = converted(state, tmp_path)
+    assert name == ("biformer_stl_nchw" if refactored else "biformer_stl")
+    assert len(tensors) == len(state)
+    theirs = state["stages.2.blocks.5.attn." + ("output_linear" if refactored else "wo") + ".weight"]
+    assert torch.equal(tensors["stages.2.blocks.5.attn.proj.weight"], theirs.flatten(1))
+    overlay = {"file": str(out)}
+    model = timm.create_model(name, num_classes=5, pretrained=True, pretrained_cfg_overlay=overlay | {"num_classes": 5})
+    assert torch.equal(model.state_dict()["stages.3.down.1.weight"], state["downsample_layers.3.1.weight"])
+    assert torch.isfinite(model.eval()(torch.rand(1, 3, 70, 100))).all()
+
+
+def test_the_two_of_them_differ_in_what_the_last_convolution_sees():
+    torch.manual_seed(0)
+    x = torch.rand(2, 5, 6, 32)
+    of_input, of_values = FullAttention(32, 4), FullAttention(32, 4, "values")
+    of_values.load_state_dict(of_input.state_dict())
+    q, k, v = (x @ of_input.qkv.weight.T).reshape(2, 30, 3, 4, 8).permute(2, 0, 3, 1, 4)
+    y = ((q @ k.transpose(-1, -2)) * 8**-0.5).softmax(-1) @ v
+    y, values = (t.transpose(1, 2).reshape(2, 5, 6, 32) for t in (y, v))
+    for attention, seen in ((of_input, x), (of_values, values)):
+        beside = attention.lepe(seen.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
+        torch.testing.assert_close(attention(x), attention.proj(y + beside))
+
+
+def detector(state):
+    """As OpenMMLab keeps a detector: no classifier, a norm a map, and what comes after the backbone."""
+    kept = {f"backbone.{k}": t for k, t in state.items() if not k.startswith(("norm.", "head."))}
+    for i, c in enumerate((64, 128, 256, 512)):
+        kept |= {f"backbone.extra_norms.{i}.weight": torch.rand(c), f"backbone.extra_norms.{i}.bias": torch.rand(c)}
+    return kept | {"neck.fpn_convs.0.conv.weight": torch.ones(2), "bbox_head.retina_cls.bias": torch.ones(3)}
+
+
+def test_a_detectors_backbone_converts_and_serves_a_detector_of_ours(tmp_path):
+    state = detector(published())
+    name, tensors, out = converted(state, tmp_path, state_dict=state, meta={"epoch": 12, "CLASSES": ("a", "b")})
+    assert name == "biformer_tiny"
+    assert torch.equal(tensors["norms.2.weight"], state["backbone.extra_norms.2.weight"])
+    assert not [n for n in tensors if n.startswith(("neck", "bbox_head", "backbone", "head"))]
+    model = build(as_begun(configure("backbone-yolo-n", classes=2, backbone=name), out))
+    taken = begin(model, out)
+    backbone = model.model[0].blocks["backbone"]
+    assert taken.norms and set(taken.left) == {"norms.0.weight", "norms.0.bias"}
+    assert torch.equal(backbone.norms[0].bias, state["backbone.extra_norms.1.bias"])
+    # The classifier's maps, by timm, with the detector's norms: what the authors' own wrapper gives.
+    overlay = {"file": str(out)}
+    maps = timm.create_model(name, features_only=True, pretrained=True, pretrained_cfg_overlay=overlay).eval()
+    image = torch.rand(1, 3, 64, 96)
+    with torch.no_grad():
+        expected = maps(normalize(image, IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD))[1:]
+        for i, (x, y) in enumerate(zip(backbone.eval()(image), expected, strict=True), 1):
+            w, b = (state[f"backbone.extra_norms.{i}.{part}"][:, None, None] for part in ("weight", "bias"))
+            y = (y - y.mean(1, keepdim=True)) / (y.var(1, unbiased=False, keepdim=True) + 1e-6).sqrt()
+            torch.testing.assert_close(x, y * w + b, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("key", ["state_dict", "model", "model_ema", "state_dict_ema"])
+def test_weights_are_found_wherever_checkpoints_keep_them(key, tmp_path):
+    state = published()
+    name, tensors, _ = converted(state, tmp_path, **{key: {f"module.{k}": t for k, t in state.items()}, "epoch": 3})
+    assert name == "biformer_tiny" and len(tensors) == len(state)
+
+
+def test_of_several_the_average_over_steps_is_taken(tmp_path):
+    last, average = published(), published()
+    average["head.bias"] = average["head.bias"] + 1
+    _, tensors, _ = converted(last, tmp_path, model=last, model_ema=average)
+    assert torch.equal(tensors["head.bias"], average["head.bias"])
+
+
+def test_what_a_checkpoint_has_beside_a_network_is_named(tmp_path):
+    with pytest.raises(RejectedModelError, match=r"of a classifier or in a detector; nearest .* neck.x .* for nothing"):
+        converted(None, tmp_path, model=published() | {"neck.x": torch.ones(2)})

@@ -27,7 +27,7 @@ from palyno.vision.models.detection import build
 from palyno.vision.weights import load_weights
 from safetensors import safe_open
 from torch import nn
-from ultralytics.nn.modules import A2C2f, C3k2, Conv, Detect
+from ultralytics.nn.modules import A2C2f, C3k2, Conv, Detect, RTDETRDecoder
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -152,50 +152,64 @@ class DetectionModel(nn.Module):
         return x
 
 
-def published():
-    """The network at scale n, with weights off their start."""
+# What YOLO12's scales stand for: width, depth, most channels, C3k in every C3k2, A2C2f's further options.
+SCALES = {
+    "n": (0.25, 0.5, 1024, False, ()),
+    "s": (0.5, 0.5, 1024, False, ()),
+    "m": (1.0, 0.5, 512, True, ()),
+    "l": (1.0, 1.0, 512, True, (True, 1.2)),
+}
+
+
+def published(scale="n", head=None):
+    """The network at a scale, with weights off their start."""
     Detect.legacy = False
     up = lambda: nn.Upsample(scale_factor=2, mode="nearest")  # noqa: E731
+    width, depth, most, c3k, more = SCALES[scale]
+    c1, c2, c3, c4, c5 = (int(min(c, most) * width) for c in (64, 128, 256, 512, 1024))
+    one, two = max(round(2 * depth), 1), round(4 * depth)
+    joined = c3 + 2 * c4
     rows = [
-        (-1, Conv(3, 16, 3, 2)),
-        (-1, Conv(16, 32, 3, 2)),
-        (-1, C3k2(32, 64, 1, False, 0.25)),
-        (-1, MutilScaleEdgeInfoGenetator(64, (32, 64, 128))),
+        (-1, Conv(3, c1, 3, 2)),
+        (-1, Conv(c1, c2, 3, 2)),
+        (-1, C3k2(c2, c3, one, c3k, 0.25)),
+        (-1, MutilScaleEdgeInfoGenetator(c3, (c2, c3, c4))),
         (3, GetIndexOutput(0)),
         (3, GetIndexOutput(1)),
         (3, GetIndexOutput(2)),
-        (2, Conv(64, 64, 3, 2)),
-        (-1, C3k2(64, 128, 1, False, 0.25)),
-        ([4, 8], ConvEdgeFusion((32, 128), 128)),
-        (-1, Conv(128, 128, 3, 2)),
-        (-1, A2C2f(128, 128, 2, True, 4)),
-        ([5, 11], ConvEdgeFusion((64, 128), 128)),
-        (-1, Conv(128, 256, 3, 2)),
-        (-1, A2C2f(256, 256, 2, True, 1)),
-        ([6, 14], ConvEdgeFusion((128, 256), 256)),
+        (2, Conv(c3, c3, 3, 2)),
+        (-1, C3k2(c3, c4, one, c3k, 0.25)),
+        ([4, 8], ConvEdgeFusion((c2, c4), c4)),
+        (-1, Conv(c4, c4, 3, 2)),
+        (-1, A2C2f(c4, c4, two, True, 4, *more)),
+        ([5, 11], ConvEdgeFusion((c3, c4), c4)),
+        (-1, Conv(c4, c5, 3, 2)),
+        (-1, A2C2f(c5, c5, two, True, 1, *more)),
+        ([6, 14], ConvEdgeFusion((c4, c5), c5)),
         (-1, up()),
         ([16, 12], Concat()),
-        (-1, A2C2f(384, 128, 1, False, -1)),
+        (-1, A2C2f(c5 + c4, c4, one, False, -1, *more)),
         (-1, up()),
-        (2, SPDConv(64, 64)),
+        (2, SPDConv(c3, c3)),
         ([20, 19, 9], Concat()),
-        (-1, CSPOmniKernel(320)),
-        (-1, A2C2f(320, 64, 1, False, -1)),
-        (-1, Conv(64, 64, 3, 2)),
+        (-1, CSPOmniKernel(joined)),
+        (-1, A2C2f(joined, c3, one, False, -1, *more)),
+        (-1, Conv(c3, c3, 3, 2)),
         ([24, 18], Concat()),
-        (-1, A2C2f(192, 128, 1, False, -1)),
-        (-1, Conv(128, 128, 3, 2)),
+        (-1, A2C2f(c3 + c4, c4, one, False, -1, *more)),
+        (-1, Conv(c4, c4, 3, 2)),
         ([27, 15], Concat()),
-        (-1, C3k2(384, 256, 1, True)),
-        ([23, 26, 29], Detect(len(CLASSES), 16, False, (64, 128, 256))),
+        (-1, C3k2(c4 + c5, c5, one, True)),
+        ([23, 26, 29], (head or (lambda *ch: Detect(len(CLASSES), 16, False, ch)))(c3, c4, c5)),
     ]
     model = DetectionModel()
     for i, (source, layer) in enumerate(rows):
         layer.i, layer.f, layer.type = i, source, type(layer).__name__
     model.model = nn.Sequential(*(layer for _, layer in rows))
     model.names, model.yaml, model.save = dict(enumerate(CLASSES)), {"nc": 3, "scale": "n"}, [2, 3]
-    model.model[-1].stride = model.stride = torch.tensor([8.0, 16.0, 32.0])
-    model.model[-1].bias_init()
+    if head is None:
+        model.model[-1].stride = model.stride = torch.tensor([8.0, 16.0, 32.0])
+        model.model[-1].bias_init()
     generator = torch.Generator().manual_seed(0)
     for module in model.modules():
         if isinstance(module, nn.BatchNorm2d):
@@ -206,7 +220,7 @@ def published():
                 (module.running_mean, 0.1, 0),
             ):
                 value.data = (torch.rand(value.shape, generator=generator) - 0.5) * 2 * scale + shift
-    model.model[22].m.fgm.alpha.data = torch.randn((80, 1, 1), generator=generator)
+    model.model[22].m.fgm.alpha.data = torch.randn((joined // 4, 1, 1), generator=generator)
     return model.half().eval()
 
 
@@ -270,6 +284,87 @@ def test_the_converted_network_is_the_same_function_to_the_last_digits(network, 
         found, expected = ours.double()(images)[0], copy.deepcopy(network).double()(images)[0]
     assert (found - expected).abs().max() < 1e-9
     assert expected[:, 4:].std() > 0
+
+
+# Parameters that were counted on the authors' code for 120 classes.
+@pytest.mark.parametrize(
+    ("scale", "counted"), [("n", 3_478_460), ("s", 12_474_872), ("m", 29_884_024), ("l", 36_135_640)]
+)
+def test_every_scale_is_of_the_size_of_theirs(scale, counted):
+    ours = build(f"hieraedge-{scale}-reference", classes=120)
+    width, _, most, *_ = SCALES[scale]
+    c3, c4 = (int(min(c, most) * width) for c in (256, 512))
+    omni = (c3 + 2 * c4) // 4
+    unused = 2 * 9 * c3 + 2 * omni * (9 + 1)  # The Sobel pair, and a convolution that is never called.
+    assert sum(p.numel() for p in ours.parameters()) == counted - unused
+
+
+@pytest.mark.parametrize("scale", ["s", "m", "l"])
+def test_larger_networks_convert_to_the_same_function(scale, tmp_path):
+    torch.manual_seed(0)
+    model = published(scale)
+    file = save(model, tmp_path / "x.pt")
+    out = tmp_path / "out.safetensors"
+    assert convert.write_hieraedge(file, read(file), out) == f"hieraedge-{scale}-reference"
+    images = torch.rand((1, 3, 64, 64), generator=torch.Generator().manual_seed(2), dtype=torch.float64)
+    with torch.no_grad():
+        found, expected = load_weights(out)[0].double()(images)[0], model.double()(images)[0]
+    assert (found - expected).abs().max() < 1e-8
+    assert expected[:, 4:].std() > 0
+
+
+def test_a_network_with_rtdetrs_head_converts_to_the_same_function(tmp_path):
+    torch.manual_seed(0)
+    model = published(head=lambda *ch: RTDETRDecoder(len(CLASSES), ch))
+    file = save(model, tmp_path / "x.pt")
+    out = tmp_path / "out.safetensors"
+    assert convert.write_hieraedge(file, read(file), out) == "hieraedge-n-reference"
+    ours, metadata = load_weights(out)
+    assert metadata.config["head"] == "rtdetr"
+    images = torch.rand((1, 3, 64, 96), generator=torch.Generator().manual_seed(2))
+    with torch.no_grad():
+        found = ours(images)[0]
+        boxes, scores = (x[-1] for x in model.float()(images)[1][:2])
+    sides = torch.tensor([96.0, 64, 96, 64])[:, None]
+    assert found.shape == (1, 7, 8 * 12 + 4 * 6 + 2 * 3)
+    torch.testing.assert_close(found[:, :4], boxes.transpose(1, 2) * sides, rtol=1e-3, atol=1e-2)
+    torch.testing.assert_close(found[:, 4:], scores.sigmoid().transpose(1, 2), rtol=1e-3, atol=1e-4)
+    model.half().model[-1].num_queries = 100
+    file = save(model, tmp_path / "fewer.pt")
+    with pytest.raises(RejectedModelError, match=r"model.30.num_queries 100 for 300"):
+        convert.write_hieraedge(file, read(file), out)
+
+
+def test_other_heads_are_refused_by_name(network, tmp_path):
+    class Detect_TADDH(nn.Identity):
+        __module__ = "ultralytics.nn.modules.head"
+
+    class Blocks(nn.Identity):
+        __module__ = BLOCKS
+
+    model = copy.deepcopy(network)
+    for place, layer, message in (
+        (30, Detect_TADDH(), "its last layer is Detect_TADDH, ours Detect or RTDETRDecoder"),
+        (8, Blocks(), r"layer 8 is Blocks, ours is C3k2 \(stage3\)"),
+    ):
+        changed = copy.deepcopy(model)
+        layer.f, layer.i = changed.model[place].f, place
+        changed.model[place] = layer
+        made = Checkpoint(
+            dict(changed.state_dict()),
+            {
+                name: {"class": f"ultralytics.x.{type(module).__name__}", **plain(module)}
+                for name, module in changed.named_modules()
+            },
+            {},
+        )
+        with pytest.raises(RejectedModelError, match=message):
+            convert.write_hieraedge(tmp_path / "x.pt", made, tmp_path / "out.safetensors")
+
+
+def plain(module):
+    kept = {k: v for k, v in vars(module).items() if k in ("f", "i", "index", "names")}
+    return json.loads(json.dumps(kept))
 
 
 def test_every_tensor_of_theirs_is_used_or_known_to_do_nothing(network, content):

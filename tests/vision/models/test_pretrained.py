@@ -12,7 +12,7 @@ from palyno import RejectedModelError, UsageError
 from palyno.app.cli import cli
 from palyno.vision.models.detection import build
 from palyno.vision.models.pretrained import as_begun, begin
-from palyno.vision.models.pyramid import PIXELS, pixels_of
+from palyno.vision.models.pyramid import PIXELS, pixels_of, pyramid
 from palyno.vision.models.tables import configure
 from palyno.vision.models.trainer import PollenTrainer
 from palyno.vision.train import TrainSettings
@@ -220,3 +220,21 @@ def test_pixels_of_colours_are_not_for_other_images(file):
         config = as_begun(configure("backbone-yolo-n", classes=2, backbone="biformer_nano"), file)
         config["layers"][0][3]["pixels"] = "x"
         build(config)
+
+
+def test_fusing_a_pyramid_of_patches_keeps_the_function():
+    made, widths = pyramid("biformer_stl", (4, 8, 16, 32))
+    assert widths == [96, 192, 384, 768]
+    torch.manual_seed(0)
+    for norm in made.modules():
+        if isinstance(norm, torch.nn.BatchNorm2d):
+            norm.running_mean.normal_(0, 0.3)
+            norm.running_var.uniform_(0.5, 1.5)
+    x = torch.rand(1, 3, 70, 100)
+    with torch.no_grad():
+        before = made.eval()(x)
+        made.fuse()
+        assert isinstance(made.net.stem[1], torch.nn.Identity)
+        for a, b in zip(made(x), before, strict=True):
+            torch.testing.assert_close(a, b, rtol=1e-3, atol=1e-4)
+    assert [tuple(a.shape[2:]) for a in before] == [(18, 25), (9, 13), (5, 7), (3, 4)]

@@ -8,7 +8,16 @@ import timm
 import torch
 from palyno.vision.blocks.biformer import VARIANTS, BiFormerPyramid
 from palyno.vision.models.tables import model_names
-from palyno.vision.models.zoo import ZOO, measure, measure_backbone, read_backbones, read_zoo
+from palyno.vision.models.zoo import (
+    ZOO,
+    measure,
+    measure_backbone,
+    measure_weights,
+    read_backbones,
+    read_weights,
+    read_zoo,
+)
+from palyno.vision.weights import shipped_models
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -52,6 +61,12 @@ def test_it_says_what_is_measured_of_backbones_that_timm_knows_too(name):
     assert features.feature_info.channels() == read_backbones()[name]["channels"]
     assert features.feature_info.reduction() == read_backbones()[name]["strides"]
     assert sum(p.numel() for p in features.parameters()) == read_backbones()[name]["parameters"]
+
+
+def test_it_says_what_is_measured_of_weights_that_ship(shipped_model):
+    detectors = {entry.sha256: name for name, entry in shipped_models().items() if entry.kind == "detector"}
+    assert set(read_weights()) == set(detectors)
+    assert read_weights()[shipped_models()[shipped_model].sha256] == measure_weights(shipped_model)
 
 
 @pytest.mark.parametrize(("name", "work"), PUBLISHED)
