@@ -130,18 +130,18 @@ cells() {
 cells-rtdetr() { train cells bccd 1 rtdetr-l -- --lr 0.0003 "${CELLS[@]}"; }
 
 score() {
-  local runs of composed rice
+  local runs of to composed rice
   for runs in runs parts; do
     [[ -d $runs ]] || continue
-    of=${runs#runs} of=${of:+$of-}
+    of=${runs#runs} to=detectors${of:+_$of} of=${of:+$of-}
     composed=(--truth "${of}validation=scenes/annotations/val.json:scene_*"
       --truth "${of}composed=scenes/annotations/test.json:scene_*" --truth "${of}other=other/annotations/test.json:scene_*")
     rice=(--truth "${of}rice-validation=rice/annotations/val.json" --truth "${of}rice=rice/annotations/test.json")
-    palyno bench detectors score $runs "${composed[@]}" --choose "${of}validation" --out "detectors_$runs.json" --overwrite
-    palyno bench detectors score $runs "${rice[@]}" --choose "${of}rice-validation" --out "detectors_${runs}_rice.json" --overwrite
+    palyno bench detectors score $runs "${composed[@]}" --choose "${of}validation" --out "$to.json" --overwrite
+    palyno bench detectors score $runs "${rice[@]}" --choose "${of}rice-validation" --out "${to}_rice.json" --overwrite
   done
   [[ ! -d cells ]] || palyno bench detectors score cells --truth bccd-val=bccd/annotations/val.json \
-    --truth bccd-test=bccd/annotations/test.json --choose bccd-val --out detectors_cells.json --overwrite
+    --truth bccd-test=bccd/annotations/test.json --choose bccd-val --out detectors_bccd.json --overwrite
 }
 
 for step in "$@"; do
