@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from ..data.atomic import write_bytes
 from ..errors import InputError
 from .results import Provenance, SlideResult
 
@@ -25,7 +26,7 @@ def write_predictions(path: Path, results: Sequence[SlideResult], classes: Seque
     Boxes keep a hundredth of a pixel, probabilities six digits. The same results give the same bytes.
 
     Args:
-        path: The file, replaced if it is there.
+        path: The file, replaced if it is there; missing folders above it are made.
         results: A result an image.
         classes: The detector's classes.
     """
@@ -37,7 +38,7 @@ def write_predictions(path: Path, results: Sequence[SlideResult], classes: Seque
         "images": [_image(result) for result in results],
     }
     text = json.dumps(document, ensure_ascii=False, separators=(",", ":"), default=str)
-    path.write_bytes(gzip.compress(text.encode(), mtime=0))
+    write_bytes(path, gzip.compress(text.encode(), mtime=0))
 
 
 def read_predictions(path: Path) -> tuple[list[SlideResult], tuple[str, ...]]:

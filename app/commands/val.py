@@ -92,6 +92,9 @@ def val(
     images, truth = read_split(data, split, only)
     if not any(len(image) for image in truth):
         click.echo(f"note: no image of {split} has a true grain; are the label files where {data} says?", err=True)
+    if save:
+        # Hours of a long reading would be lost where it cannot be kept.
+        save.parent.mkdir(parents=True, exist_ok=True)
     if predictions:
         results, classes = read_predictions(predictions)
         wanted = [result for result in results if only is None or fnmatch(Path(result.slide).name, only)]

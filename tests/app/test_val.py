@@ -58,6 +58,17 @@ def test_kept_predictions_give_the_very_same_report(scenes):
     assert report["arguments"]["tile"] == 640 and len(report["sha256"]) == 64
 
 
+def test_predictions_are_kept_in_a_new_folder_and_a_place_where_they_cannot_be_is_refused_first(scenes, tmp_path):
+    data, found, _ = scenes
+    kept = tmp_path / "new" / "folder" / "found.json.gz"
+    assert val(data, "--device", "cpu", "--draws", 0, "--save", kept).exit_code == 0
+    assert [file.name for file in kept.parent.iterdir()] == [kept.name]
+    # No such model would be told next.
+    refused = val(data, "--model", "none", "--save", kept / "found.json.gz")
+    assert refused.exit_code == 2 and "in the way" in refused.stderr
+    assert kept.read_bytes() == found.read_bytes()
+
+
 def test_the_limit_of_overlap_is_that_of_detect_and_is_kept(scenes, tmp_path):
     """At nought no two boxes touch; the report and what was saved say which limit it was."""
     data, _, report = scenes
