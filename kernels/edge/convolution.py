@@ -12,7 +12,7 @@ from functools import cache
 import torch
 import torch.nn.functional as F
 
-from .reference import SOBEL, order, pyramid
+from .reference import SOBEL, order, pyramid, replicated
 
 
 def sobel_magnitude(x: torch.Tensor, levels: int, eps: float) -> tuple[torch.Tensor, ...]:
@@ -22,7 +22,7 @@ def sobel_magnitude(x: torch.Tensor, levels: int, eps: float) -> tuple[torch.Ten
     kept = torch.contiguous_format if torch.jit.is_tracing() else order(x)
     if x.device.type == "cpu" and not torch.jit.is_tracing():
         x = x.contiguous(memory_format=torch.channels_last)
-    x = F.pad(x, (1, 1, 1, 1), mode="replicate")
+    x = replicated(x)
     pair = _pair(x)
     gx = F.conv2d(x, pair[:1].expand(channels, 1, 3, 3), groups=channels)
     gy = F.conv2d(x, pair[1:].expand(channels, 1, 3, 3), groups=channels)

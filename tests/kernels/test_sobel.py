@@ -1,5 +1,7 @@
 """sobel_magnitude: every back end against the stencil written out, on the shapes and orders of memory that go wrong."""
 
+import shutil
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -7,6 +9,7 @@ from palyno import UsageError
 from palyno.kernels import sobel_magnitude
 from palyno.kernels.backends import interpreting
 from palyno.kernels.edge import choose
+from palyno.kernels.edge.reference import replicated
 from palyno.vision.blocks import HEM
 
 OFF = pytest.mark.skipif(not interpreting(), reason="Triton's interpreter is off")
@@ -209,6 +212,27 @@ def test_compiled_and_exported_graphs_are_whole_and_give_the_same(backend, devic
     torch.testing.assert_close(slope, want, rtol=1e-5, atol=1e-6)
     exported = torch.export.export(Edges(), (x,)).module()
     assert all(relative(got, want) < 1e-6 for got, want in zip(exported(x), expected, strict=True))
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(shutil.which("g++") is None, reason="inductor writes C++ for the CPU: needs g++")
+@pytest.mark.parametrize("backend", PLAIN)
+@pytest.mark.parametrize("memory", [torch.contiguous_format, torch.channels_last])
+def test_generated_code_has_the_gradient(backend, memory):
+    """Inductor checks orders of memory, which PyTorch's own padding breaks: what runs without code does not tell."""
+    x = torch.randn(1, 2, 16, 16).to(memory_format=memory)
+    slopes = []
+    for call in (sobel_magnitude, torch.compile(sobel_magnitude, fullgraph=True, backend="inductor")):
+        leaf = x.clone().requires_grad_()
+        slopes += torch.autograd.grad(sum(level.sum() for level in call(leaf, backend=backend)), leaf)
+    torch.testing.assert_close(slopes[1], slopes[0], rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("margin", [1, 4])
+def test_borders_are_replicated_in_compiled_graphs_as_without(margin):
+    x = torch.randn(2, 3, 5, 7)
+    compiled = torch.compile(replicated, fullgraph=True, backend="aot_eager")
+    assert torch.equal(compiled(x, margin), torch.nn.functional.pad(x, (margin,) * 4, mode="replicate"))
 
 
 @pytest.mark.parametrize("device", [pytest.param("cpu", marks=OFF), GPU])

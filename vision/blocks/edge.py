@@ -14,7 +14,7 @@ from torch import nn
 
 from ...errors import UsageError
 from ...kernels.edge import sobel_magnitude
-from ...kernels.edge.reference import SOBEL, pyramid, squared_gradient
+from ...kernels.edge.reference import SOBEL, pyramid, replicated, squared_gradient
 from .conv import ConvNormAct
 
 EDGES = ("magnitude", "scharr", "log", "learned", "reference", "none")
@@ -74,8 +74,7 @@ class FilterMagnitude(nn.Module):
         x = x.to(torch.promote_types(x.dtype, torch.float32))
         margin = self.filters.shape[-1] // 2
         with torch.autocast(x.device.type, enabled=False):
-            padded = F.pad(x, (margin,) * 4, mode="replicate")
-            answers = F.conv2d(padded, self.filters.to(x.dtype), groups=x.shape[1])
+            answers = F.conv2d(replicated(x, margin), self.filters.to(x.dtype), groups=x.shape[1])
         return answers.square().unflatten(1, (x.shape[1], self.each)).sum(2)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
