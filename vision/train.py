@@ -57,7 +57,7 @@ def train(settings: TrainSettings, *, resume: bool = False) -> Path:
     Args:
         settings: The recipe.
         resume: Go on from `out/last.pt`, which must be a checkpoint of an unfinished run of this recipe made by you:
-            it is a pickle, and loading one runs the code inside.
+            it is a pickle, and loading one runs the code inside. Where only the weights are missing they are made.
 
     Returns:
         The weights, `out/NAME.safetensors`.
@@ -88,8 +88,11 @@ def train(settings: TrainSettings, *, resume: bool = False) -> Path:
     from .models.distill import Teaching
     from .models.trainer import PollenYOLO
 
+    ended = False
     if resume:
         yolo = PollenYOLO(last)
+        # At the end of training ultralytics takes out of a checkpoint what going on would need.
+        ended = (yolo.ckpt or {}).get("epoch", 0) < 0
         arguments: dict[str, Any] = {"resume": str(last)}
     else:
         table = settings.model if start is None else start.config
@@ -100,22 +103,27 @@ def train(settings: TrainSettings, *, resume: bool = False) -> Path:
         teaching = Teaching(network, *(getattr(settings, name) for name in DISTILLED))
         teaching.teacher(yolo.model)  # Here, before anything is written, it is told if it cannot teach.
         yolo.add_callback("on_train_start", teaching)
+    held = as_held(settings, yolo.model.yaml, start)
+    if ended and (weights := run / f"{held['name']}.safetensors").is_file():
+        raise UsageError(f"{run}: expected an unfinished run to resume, got one that is finished: {weights}")
     run.mkdir(parents=True, exist_ok=True)
     # Of a folder that has lost its recipe nobody knows what was asked for.
     noted = not resume or (run / "recipe.json").is_file()
     if noted:
-        note(run, as_held(settings, yolo.model.yaml, start))
+        note(run, held)
     yolo.add_callback("on_train_epoch_start", _validate_when_due(settings.validate_every))
-    yolo.train(**arguments)
+    if not ended:
+        yolo.train(**arguments)
     if settings.hours is not None:
         settings = replace(settings, epochs=_passes(run))
     if noted:
         note(run, as_held(settings, yolo.model.yaml, start))
-    metrics = dict(getattr(yolo.trainer, "metrics", None) or {})
+    best = run / "weights" / "best.pt"
+    metrics = (PollenYOLO(best).ckpt or {}).get("train_metrics") if ended else getattr(yolo.trainer, "metrics", None)
+    # A checkpoint has its losses beside them.
+    metrics = {name: value for name, value in (metrics or {}).items() if name.startswith("metrics/")}
     largest = data.largest_grain(settings.imgsz)
-    path = export_checkpoint(
-        run / "weights" / "best.pt", run, settings, metrics=metrics, max_grain_px=largest, start=start, tutor=tutor
-    )
+    path = export_checkpoint(best, run, settings, metrics=metrics, max_grain_px=largest, start=start, tutor=tutor)
     return _fitted(path, settings)
 
 

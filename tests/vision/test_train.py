@@ -19,6 +19,7 @@ from palyno.vision.operating import choose_conf
 from palyno.vision.train import TrainSettings, _arguments, export_checkpoint, known_classes, train
 from palyno.vision.validate import read_split, validate
 from palyno.vision.weights import _network, load_weights, save_weights
+from safetensors.torch import load_file
 
 PICTURES = Path(__file__).parent.parent / "data" / "pictures" / "pollen73s"
 
@@ -271,6 +272,22 @@ def test_what_is_wrong_with_labels_or_device_is_told_before_anything_is_written(
 def test_there_must_be_something_to_resume(scenes, tmp_path):
     with pytest.raises(UsageError, match="unfinished run"):
         train(TrainSettings(scenes / "data.yaml", tmp_path / "none"), resume=True)
+
+
+def test_a_run_that_broke_off_behind_its_last_epoch_is_finished_and_a_finished_one_is_left(run, tmp_path):
+    """Names are fitted, and weights written, when training has ended: what fails there must not cost the training."""
+    settings, weights = run
+    with pytest.raises(UsageError, match=r"is finished: .*tiny\.safetensors"):
+        train(settings, resume=True)
+    begun = tmp_path / "begun"
+    shutil.copytree(settings.out, begun)
+    (begun / weights.name).unlink()
+    again = train(dataclasses.replace(settings, out=begun), resume=True)
+    before, after = load_file(weights), load_file(again)
+    assert before.keys() == after.keys() and all(before[key].equal(after[key]) for key in before)
+    told, known = (palyno.load(file, device="cpu").metadata for file in (again, weights))
+    assert told.training["counts"] == known.training["counts"] and told.config == known.config
+    assert set(told.training["validation"]) <= set(known.training["validation"]) and told.training["validation"]
 
 
 def test_a_missing_data_set_and_one_without_names_are_refused(tmp_path):
