@@ -17,7 +17,6 @@ from palyno.vision.models.tables import configure
 from palyno.vision.models.trainer import PollenTrainer
 from palyno.vision.train import TrainSettings
 from palyno.vision.weights import load_weights, save_weights
-from PIL import Image, ImageDraw
 from safetensors.torch import load_file, save_file
 from torchvision.transforms.functional import normalize
 
@@ -106,22 +105,8 @@ def test_weights_of_it_load_with_the_same_pixels(name, file, tmp_path):
         assert not torch.equal(loaded(x)[0], model(x)[0])
 
 
-@pytest.fixture
-def scenes(tmp_path):
-    for split in ("train", "val"):
-        for folder in ("images", "labels"):
-            (tmp_path / folder / split).mkdir(parents=True)
-        picture = Image.new("RGB", (64, 64), "white")
-        ImageDraw.Draw(picture).ellipse((10, 12, 40, 42), fill="brown")
-        picture.save(tmp_path / f"images/{split}/0.png")
-        (tmp_path / f"labels/{split}/0.txt").write_text("0 0.39 0.42 0.47 0.47")
-    data = tmp_path / "data.yaml"
-    data.write_text(f"path: {tmp_path}\ntrain: images/train\nval: images/val\nnames: {{0: Betula}}\n")
-    return data
-
-
 @pytest.mark.parametrize("name", ["biformer_nano"], indirect=True)
-def test_training_starts_from_the_file_and_tells_so(file, scenes, tmp_path, monkeypatch):
+def test_training_starts_from_the_file_and_tells_so(file, data, tmp_path, monkeypatch):
     before, step = [], PollenTrainer.optimizer_step
 
     def watched(trainer):
@@ -131,7 +116,7 @@ def test_training_starts_from_the_file_and_tells_so(file, scenes, tmp_path, monk
 
     monkeypatch.setattr(PollenTrainer, "optimizer_step", watched)
     settings = ["--epochs", "1", "--imgsz", "64", "--device", "cpu", "--workers", "0", "--batch", "1"]
-    line = ["train", str(scenes), "--out", str(tmp_path / "run"), "--backbone", "biformer_nano", *settings]
+    line = ["train", str(data), "--out", str(tmp_path / "run"), "--backbone", "biformer_nano", *settings]
     done = CliRunner().invoke(cli, [*line, "--backbone-weights", str(file)])
     assert done.exit_code == 0, done.output
     assert "biformer_nano: all of its" in done.stderr
@@ -186,9 +171,9 @@ def test_a_file_that_is_not_all_of_the_backbone_is_refused(file, change, message
 
 
 @pytest.mark.parametrize("name", ["biformer_nano"], indirect=True)
-def test_what_is_wrong_is_told_before_anything_is_written(file, scenes, tmp_path, shipped_model):
+def test_what_is_wrong_is_told_before_anything_is_written(file, data, tmp_path, shipped_model):
     def run(*arguments):
-        done = CliRunner().invoke(cli, ["train", str(scenes), "--out", str(tmp_path / "run"), *arguments])
+        done = CliRunner().invoke(cli, ["train", str(data), "--out", str(tmp_path / "run"), *arguments])
         assert not (tmp_path / "run").exists()
         return done.exit_code, done.stderr
 
@@ -209,7 +194,7 @@ def test_what_is_wrong_is_told_before_anything_is_written(file, scenes, tmp_path
     code, said = run("--backbone", "biformer_nano", "--backbone-weights", str(tmp_path / "x.pth"))
     assert code == 5 and "a pickle" in said and "`palyno models convert` makes it" in said
     with pytest.raises(UsageError, match="backbone_weights: weights bring their layer table"):
-        TrainSettings(scenes, tmp_path / "run", weights=shipped_model, backbone_weights=file)
+        TrainSettings(data, tmp_path / "run", weights=shipped_model, backbone_weights=file)
 
 
 @pytest.mark.parametrize("name", ["biformer_nano"], indirect=True)
