@@ -25,6 +25,8 @@ VARIANTS: dict[str, tuple[str, ...]] = {
     "hard-cases": ("--model", "hieraedge-n"),
     "more-scenes": ("--model", "hieraedge-n"),
     "nwd-half": ("--model", "hieraedge-n", "--nwd", "0.5"),
+    # Beside the scenes' boxes those of the weights that ship for `hieraedge-s`.
+    "teacher-s": ("--model", "hieraedge-n", "--teacher", "hieraedge-s"),
     "light-2": ("--model", "hieraedge-n", "--light", "2"),
     "turned-45": ("--model", "hieraedge-n", "--degrees", "45"),
     "multi-scale": ("--model", "hieraedge-n", "--multi-scale", "0.25"),

@@ -106,32 +106,36 @@ rtdetr() {
     --validate-every 2 "${HOST[@]}"
 }
 
-known() { # Into parts what the comparison has trained of it.
-  local run set
-  for run in runs/{hieraedge-n,yolo11n,yolo11n-named}-s*; do
-    [[ -e $run/rice.json.gz && ! -e parts/${run#runs/}/recipe.json ]] || continue
-    mkdir -p "parts/${run#runs/}"
-    cp "$run"/*.safetensors "$run/recipe.json" "parts/${run#runs/}"
-    for set in "$run"/*.json.gz; do cp "$set" "parts/${run#runs/}/parts-$(basename "$set")"; done
+known() { # known INTO MODELS...: copies there what the comparison has trained of it
+  local into=$1 model run set
+  for model in "${@:2}"; do
+    for run in runs/"$model"-s?; do
+      [[ -e $run/rice.json.gz && ! -e $into/${run#runs/}/recipe.json ]] || continue
+      mkdir -p "$into/${run#runs/}"
+      cp "$run"/*.safetensors "$run/recipe.json" "$into/${run#runs/}"
+      for set in "$run"/*.json.gz; do cp "$set" "$into/${run#runs/}/$into-$(basename "$set")"; done
+    done
   done
 }
 
 parts() { # After comparison.
-  known
+  known parts hieraedge-n yolo11n yolo11n-named
   train parts scenes "$EACH" edges-none:3 edges-scharr:3 edges-log edges-learned gate-channel gate-published kernel-7 kernel-13 \
-    kernel-21 without-sef without-edges without-spdconv without-cspokm neck-as-published neck-and-edges-as-published turned-45 \
-    light-2 hieraedge-n-plain-loss -- --epochs "$EPOCHS" "${SMALL[@]}"
+    kernel-21 without-sef without-edges without-spdconv without-cspokm neck-and-edges-as-published turned-45 light-2 \
+    hieraedge-n-plain-loss -- --epochs "$EPOCHS" "${SMALL[@]}"
 }
 
-tried() { # What else may help: other losses, heads and sizes of input, harder scenes, more of them. After comparison.
-  known
-  train parts scenes "$EACH" multi-scale nwd-half hieraedge-n-one2one hieraedge-rtdetr -- --epochs "$EPOCHS" "${SMALL[@]}"
+tried() { # What else may help: a teacher, other losses, heads, necks and sizes of input, harder scenes, more of them. After comparison.
+  known tried hieraedge-n
+  train tried scenes "$EACH" teacher-s multi-scale nwd-half hieraedge-n-one2one neck-as-published -- \
+    --epochs "$EPOCHS" "${SMALL[@]}"
+  train tried scenes "$EACH" hieraedge-rtdetr -- --epochs "$EPOCHS" "${SMALL[@]}" --lr 0.0003 # As for rtdetr-l.
   [[ -e found.json.gz ]] || palyno val scenes/data.yaml --split train --only 'scene_*' --draws 0 --save found.json.gz --json \
     --model runs/hieraedge-n-s0/hieraedge-n.safetensors --device "${ON%%,*}" > /dev/null
   composed harder "$SCENES" --hard-cases scenes found.json.gz
-  train parts harder "$EACH" hard-cases -- --epochs "$EPOCHS" "${SMALL[@]}"
+  train tried harder "$EACH" hard-cases -- --epochs "$EPOCHS" "${SMALL[@]}"
   composed more $((SCENES * 2)) # As many images in all.
-  train parts more "$EACH" more-scenes -- --epochs $(((EPOCHS + 1) / 2)) "${SMALL[@]}"
+  train tried more "$EACH" more-scenes -- --epochs $(((EPOCHS + 1) / 2)) "${SMALL[@]}"
 }
 
 cells() {
@@ -143,7 +147,7 @@ cells-rtdetr() { train cells bccd 1 rtdetr-l -- --lr 0.0003 "${CELLS[@]}"; }
 
 score() {
   local runs of to composed rice
-  for runs in runs parts shipped; do
+  for runs in runs parts tried shipped; do
     [[ -d $runs ]] || continue
     of=${runs#runs} to=detectors${of:+_$of} of=${of:+$of-}
     composed=(--truth "${of}validation=scenes/annotations/val.json:scene_*"

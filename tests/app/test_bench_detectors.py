@@ -414,6 +414,7 @@ SETTINGS = {
     "light-2": {"light": 2},
     "multi-scale": {"multi_scale": 0.25},
     "nwd-half": {"nwd": 0.5},
+    "teacher-s": {"teacher": "hieraedge-s"},
     "hard-cases": {},
     "more-scenes": {},
 }
