@@ -60,7 +60,9 @@ def read_scenes(folder: str | Path, split: str) -> Iterator[tuple[Path, np.ndarr
     """
     path = Path(folder) / "manifest.json"
     try:
-        scenes = [s for s in json.loads(path.read_text(encoding="utf-8"))["scenes"] if s["split"] == split]
+        images = json.loads(path.read_text(encoding="utf-8"))["scenes"]
+        # Tiles of labelled fields are among them; no picture is known that their grains would be from.
+        scenes = [s for s in images if s["split"] == split and not s.get("silver")]
         rows = [(s["image"], [g["box"] for g in s["grains"]], [g["taxon"] for g in s["grains"]]) for s in scenes]
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise InputError(f"{path}: expected what palyno compose writes, got {type(error).__name__}: {error}") from error

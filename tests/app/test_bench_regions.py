@@ -76,6 +76,10 @@ def test_scenes_come_with_their_boxes_and_other_folders_are_refused(scenes, tmp_
     assert path.is_file() and boxes.shape == (len(taxa), 4) and np.isfinite(boxes).all()
     with pytest.raises(InputError, match="scenes of the split val"):
         list(read_scenes(scenes[0], "val"))
+    row = {"split": "train", "image": "tile.jpg", "background": "field.jpg", "scale": 1.0, "silver": True}
+    document = json.loads((scenes[0] / "manifest.json").read_text(encoding="utf-8"))
+    (tmp_path / "manifest.json").write_text(json.dumps({**document, "scenes": [row, *document["scenes"]]}))
+    assert next(iter(read_scenes(tmp_path, "train")))[0].name == path.name  # Tiles of labelled fields are passed over.
     for content in ("[]", '{"scenes": [{"split": "val"}]}', "no"):
         (tmp_path / "manifest.json").write_text(content)
         with pytest.raises(InputError, match="what palyno compose writes"):
