@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from pathlib import Path
 
 from ..errors import NothingToDoError, SlideError
@@ -36,11 +36,12 @@ def gather(
     Raises:
         NothingToDoError: There is no slide, or none for this shard.
     """
-    from ..data.slides import find_slides
+    from ..data.folders import find_slides, slide_key
 
     given = sorted({absolute(path) for path in paths})
-    found: dict[Path, Path] = {}
+    found: dict[Hashable, Path] = {}
     reasons: dict[Path, str] = {}
+    parts: set[Path] = set()
     for path in given:
         try:
             slides, skipped = find_slides([path])
@@ -50,13 +51,19 @@ def gather(
         for slide in slides:
             if slide not in given and slide.parent.name == "overlays" and (slide.parent.parent / ".palyno").is_dir():
                 reasons[slide] = "an overlay that palyno drew"
-            else:
-                found.setdefault(slide.resolve(), slide)
+            elif (first := found.setdefault(slide_key(slide), slide)).resolve() != slide.resolve():
+                parts.add(slide)
+                reasons[slide] = f"belongs to {first.name}"
         reasons.update(skipped)
     base = Path(os.path.commonpath([slide.parent for slide in found.values()])) if found else Path.cwd()
     named = dict(sorted((_name(slide, base), slide) for slide in found.values()))
     unread = [
-        SlideReport(_name(path, base), str(path), "failed" if _was_meant(path, given) else "skipped", reason)
+        SlideReport(
+            _name(path, base),
+            str(path),
+            "failed" if _was_meant(path, given) and path not in parts else "skipped",
+            reason,
+        )
         for path, reason in sorted(reasons.items())
     ]
     if not named:

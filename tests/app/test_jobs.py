@@ -385,6 +385,16 @@ def test_palynos_own_overlays_are_not_read_as_slides(job, fake, slides):
     assert sorted(again.seen) == ["a.png", "a.png", "b.png"]
 
 
+def test_a_slide_of_several_files_is_read_once_however_it_is_given(tmp_path):
+    for name, series in (("a0", "1.2.3.4"), ("a1", "1.2.3.4"), ("b0", "1.2.3.5")):
+        (tmp_path / f"{name}.dcm").write_bytes(bytes(128) + b"DICM\x20\0\x0e\0UI\x08\0" + series.encode() + b"\0")
+    files = sorted(tmp_path.iterdir())
+    for given in ([tmp_path], files, [tmp_path, *files]):
+        found, unread = gather(given)
+        assert list(found) == ["a0.dcm", "b0.dcm"]
+        assert [(one.slide, one.status, one.reason) for one in unread] == [("a1.dcm", "skipped", "belongs to a0.dcm")]
+
+
 @pytest.mark.parametrize("parts", [1, 2, 3])
 def test_shards_partition_the_slides(slides, parts):
     shares = [list(gather([slides], (part, parts))[0]) for part in range(1, parts + 1)]
