@@ -15,7 +15,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from palyno.app.inputs import gather
+from palyno.app.inputs import gather, share
 from palyno.app.jobs import DetectOptions
 from palyno.errors import InputError, NothingToDoError, PalynoError, UsageError
 from palyno.vision.duplicates import IOU
@@ -397,13 +397,25 @@ def test_a_slide_of_several_files_is_read_once_however_it_is_given(tmp_path):
 
 @pytest.mark.parametrize("parts", [1, 2, 3])
 def test_shards_partition_the_slides(slides, parts):
-    shares = [list(gather([slides], (part, parts))[0]) for part in range(1, parts + 1)]
+    shares = [list(share(gather([slides])[0], (part, parts))) for part in range(1, parts + 1)]
     assert sorted(itertools.chain(*shares)) == ["a.png", "b.png", "upper/a.png"]
+
+
+def test_the_files_of_shards_do_not_meet_and_one_slide_has_one_stem(job, written, slides, tmp_path):
+    (slides / "b.jpg").write_bytes(b"no picture")
+    job(slides, tmp_path / "all")
+    files = {file for file in written(tmp_path / "all") if "/" in file and not file.endswith(".yaml")}
+    shards = [set(job(slides, tmp_path / f"{part}", shard=(part, 2)).files) & files for part in (1, 2)]
+    assert sorted(itertools.chain(*shards)) == sorted(files)
+    folders = {Path(file).parent.name for file in files}
+    assert folders == {"overlays", "geojson", "labels"}
+    stems = [{Path(file).stem for file in files if Path(file).parent.name == folder} for folder in folders]
+    assert stems == [stems[0]] * 3 and len(stems[0]) == 3
 
 
 def test_an_empty_shard_says_so(slides):
     with pytest.raises(NothingToDoError, match="only 3 slides"):
-        gather([slides], (4, 4))
+        share(gather([slides])[0], (4, 4))
 
 
 def test_a_folder_in_use_is_refused(job, fake, slides, tmp_path):
