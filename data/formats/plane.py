@@ -16,6 +16,9 @@ __all__ = ["Plane"]
 # A band of tiles across a wide slide is used by every region along it.
 _KEPT_BYTES = 2**28
 
+# Spectral cameras give some hundred. A region takes memory for all of them.
+_CHANNELS = 512
+
 # What microscopes and converters write. Left out: fax, raw camera and experimental codecs, and old-style JPEG.
 _COMPRESSIONS = {1, 5, 7, 8, 32773, 32946, 33003, 33004, 33005, 34712, 34925, 50000, 50001}
 # Photometric interpretations in which zero is white: white is zero, and inks.
@@ -54,6 +57,8 @@ class Plane:
             )
         self.page = page
         self.channels = separate * contiguous
+        if self.channels > _CHANNELS:
+            raise SlideError(f"expected at most {_CHANNELS} samples a pixel, got {self.channels}; the TIFF is damaged")
         self._separate = separate
         self._grid = (page.tilelength, page.tilewidth) if page.is_tiled else (page.rowsperstrip, self.width)
         self._memory: np.ndarray | None = None

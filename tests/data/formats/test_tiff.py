@@ -182,6 +182,14 @@ def test_the_memory_for_decoded_tiles_is_bounded(tmp_path, monkeypatch):
         assert len(kept) == 3 and sum(t.nbytes for t in kept.values()) <= 40_000
 
 
+def test_more_samples_a_pixel_than_can_be_true_are_refused_before_memory_is_taken_for_them(tmp_path):
+    path = write(tmp_path / "a.tif", rowsperstrip=7)
+    with tifffile.TiffFile(path, mode="r+b") as tif:
+        tif.pages.first.tags["SamplesPerPixel"].overwrite(27651)
+    with pytest.raises(SlideError, match="at most 512 samples a pixel, got 27651"):
+        open_slide(path)
+
+
 def test_a_strip_that_cannot_be_decoded_at_once_is_refused(tmp_path, monkeypatch):
     monkeypatch.setattr(plane, "DECODED_PIXELS", 10_000)
     write(tmp_path / "a.tif", rowsperstrip=200, compression="zlib")
