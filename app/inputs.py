@@ -45,7 +45,7 @@ def gather(paths: Sequence[str | Path]) -> tuple[dict[str, Path], list[SlideRepo
             reasons[path] = str(error)
             continue
         for slide in slides:
-            if slide not in given and slide.parent.name == "overlays" and (slide.parent.parent / ".palyno").is_dir():
+            if slide not in given and _drawn(slide):
                 reasons[slide] = "an overlay that palyno drew"
             elif (first := found.setdefault(slide_key(slide), slide)).resolve() != slide.resolve():
                 parts.add(slide)
@@ -86,6 +86,12 @@ def share(slides: Mapping[str, Path], shard: tuple[int, int] | None) -> dict[str
     if not mine:
         raise NothingToDoError(f"shard {part} of {parts} is empty: there are only {len(slides)} slides")
     return {name: slides[name] for name in mine}
+
+
+def _drawn(path: Path) -> bool:
+    """Whether palyno drew a picture; copies of a run and archives of the page are without `.palyno`."""
+    out = path.parent.parent
+    return path.parent.name == "overlays" and ((out / ".palyno").is_dir() or (out / "run.json").is_file())
 
 
 def _was_meant(path: Path, given: Sequence[Path]) -> bool:

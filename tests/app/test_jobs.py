@@ -6,6 +6,7 @@ import itertools
 import json
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -383,6 +384,10 @@ def test_palynos_own_overlays_are_not_read_as_slides(job, fake, slides):
     again = fake.FakeDetector()
     job(slides, slides / "out2", detector=again)
     assert sorted(again.seen) == ["a.png", "a.png", "b.png"]
+    # As a copy that leaves hidden folders, or what the page gives.
+    shutil.rmtree(slides / "out" / ".palyno")
+    assert sorted(gather([slides])[0]) == ["a.png", "b.png", "upper/a.png"]
+    assert sorted(gather([slides / "out" / "overlays" / "b.jpg"])[0]) == ["b.jpg"]
 
 
 def test_a_slide_of_several_files_is_read_once_however_it_is_given(tmp_path):
