@@ -109,6 +109,9 @@ class TiffSlide:
             order = "CZT"
             if sizes["C"] * sizes["Z"] * sizes["T"] == 1:  # `images` alone says how many, not along which axis.
                 sizes["Z"] = len(pages)
+        samples = pages[0].samplesperpixel
+        if sizes["C"] == samples and sizes["C"] * sizes["Z"] * sizes["T"] == samples * len(pages):
+            sizes = sizes | {"C": 1}  # Colours of one plane, that some writers count as channels.
         described = sizes["C"] * sizes["Z"] * sizes["T"]
         if described > len(pages):  # The rest lies in other files, or without directories: ImageJ above 4 GB.
             self.notes += (

@@ -270,6 +270,19 @@ def test_a_thumbnail_before_the_planes_does_not_shift_them(tmp_path):
         assert "plane 2 of 3 is read, the sharpest" in slide.notes
 
 
+@pytest.mark.parametrize("depth", [1, 3])
+def test_colours_that_are_counted_as_channels_are_no_missing_planes(tmp_path, depth):
+    path = tmp_path / "a.tif"
+    stack = np.stack([RGB, blurred(2), blurred(4)][:depth])
+    about = f'SizeX="300" SizeY="200" SizeC="3" SizeZ="{depth}" SizeT="1" DimensionOrder="XYCZT" Type="uint8"'
+    xml = f'<OME xmlns="http://www.openmicroscopy.org/Schemas/OME/2016-06"><Image><Pixels {about}/></Image></OME>'
+    write(path, stack, description=xml, metadata=None)
+    assert_reads(path, RGB)
+    with open_slide(path) as slide:
+        assert slide.format == "OME-TIFF"
+        assert slide.notes == (("plane 1 of 3 is read, the sharpest",) if depth == 3 else ())
+
+
 def test_planes_that_are_described_and_not_found_are_noted(tmp_path):
     path = tmp_path / "a.tif"
     tifffile.imwrite(path, np.stack([GREY] * 5), imagej=True, metadata={"axes": "ZYX"}, byteorder="<")
