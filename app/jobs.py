@@ -22,6 +22,7 @@ from ..data.atomic import write_bytes, write_text
 from ..data.lock import locked
 from ..errors import InputError, NothingToDoError, PalynoError, RejectedModelError, SlideError, UsageError
 from ..vision.duplicates import IOU
+from ..vision.reading import Settings
 from .inputs import absolute, gather, share
 from .ledger import Content, Ledger, Reading
 from .outputs import difference, refuse_finished, remove, writing
@@ -78,13 +79,10 @@ class DetectOptions:
     overwrite: bool = False
 
     def __post_init__(self) -> None:
-        for name in ("conf", "iou"):
-            if not 0 <= getattr(self, name) <= 1:
-                raise UsageError(f"{name} must lie in [0, 1]: got {getattr(self, name)}")
+        # What no slide can be read with is refused here, before anything of an earlier run is removed.
+        Settings(self.conf, self.iou, self.tile, self.imgsz, self.overlap, views=self.views)
         if self.um_per_px is not None and not (math.isfinite(self.um_per_px) and self.um_per_px > 0):
             raise UsageError(f"um_per_px must be a positive number of micrometres a pixel: got {self.um_per_px}")
-        if self.overlap != "auto" and not (isinstance(self.overlap, int) and 0 <= self.overlap < self.tile):
-            raise UsageError(f"overlap must be `auto` or 0 to below the tile's {self.tile} pixels: got {self.overlap}")
         if self.on_error not in ("skip", "stop"):
             raise UsageError(f"on_error must be skip or stop: got {self.on_error!r}")
         if self.shard is not None and not 1 <= self.shard[0] <= self.shard[1]:

@@ -256,6 +256,18 @@ def test_overwriting_leaves_no_file_of_the_earlier_run(job, written, slides, tmp
     }  # fmt: skip
 
 
+@pytest.mark.parametrize("wrong", [{"overlap": 400}, {"tile": 40}, {"imgsz": 8}, {"views": 3}])
+def test_a_refused_command_leaves_the_earlier_run_as_it_was(job, slides, tmp_path, wrong):
+    def files():
+        return {file: file.read_bytes() for file in sorted((tmp_path / "out").rglob("*")) if file.is_file()}
+
+    job(slides)
+    before = files()
+    with pytest.raises(UsageError, match=f"{next(iter(wrong))}: expected"):
+        job(slides, overwrite=True, **wrong)
+    assert files() == before
+
+
 def test_a_strangers_table_is_not_replaced(job, slides, tmp_path):
     out = tmp_path / "out"
     out.mkdir()
