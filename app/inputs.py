@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from pathlib import Path
 
 from ..errors import NothingToDoError, SlideError
 from .report import SlideReport
 
-__all__ = ["absolute", "gather"]
+__all__ = ["absolute", "gather", "share"]
 
 
 def absolute(path: str | Path) -> Path:
@@ -17,30 +17,27 @@ def absolute(path: str | Path) -> Path:
     return Path(os.path.normpath(Path(path).absolute()))
 
 
-def gather(
-    paths: Sequence[str | Path], shard: tuple[int, int] | None = None
-) -> tuple[dict[str, Path], list[SlideReport]]:
+def gather(paths: Sequence[str | Path]) -> tuple[dict[str, Path], list[SlideReport]]:
     """The slides under some paths by their names, and the inputs that are no slides.
 
-    A slide's name is its path below the folder that all slides share. Names are given before the slides are split, so
-    they are the same in every shard.
+    A slide's name is its path below the folder that all slides share.
 
     Args:
         paths: Slides and folders of slides.
-        shard: (I, N) takes every N-th slide from the I-th on, counted from 1, in the order of the names.
 
     Returns:
         Absolute paths by name, in the order of the names; and what is not read, `failed` where it was asked for by name
         and `skipped` where a folder held it.
 
     Raises:
-        NothingToDoError: There is no slide, or none for this shard.
+        NothingToDoError: There is no slide.
     """
-    from ..data.slides import find_slides
+    from ..data.folders import find_slides, slide_key
 
     given = sorted({absolute(path) for path in paths})
-    found: dict[Path, Path] = {}
+    found: dict[Hashable, Path] = {}
     reasons: dict[Path, str] = {}
+    parts: set[Path] = set()
     for path in given:
         try:
             slides, skipped = find_slides([path])
@@ -48,15 +45,21 @@ def gather(
             reasons[path] = str(error)
             continue
         for slide in slides:
-            if slide not in given and slide.parent.name == "overlays" and (slide.parent.parent / ".palyno").is_dir():
+            if slide not in given and _drawn(slide):
                 reasons[slide] = "an overlay that palyno drew"
-            else:
-                found.setdefault(slide.resolve(), slide)
+            elif (first := found.setdefault(slide_key(slide), slide)).resolve() != slide.resolve():
+                parts.add(slide)
+                reasons[slide] = f"belongs to {first.name}"
         reasons.update(skipped)
     base = Path(os.path.commonpath([slide.parent for slide in found.values()])) if found else Path.cwd()
     named = dict(sorted((_name(slide, base), slide) for slide in found.values()))
     unread = [
-        SlideReport(_name(path, base), str(path), "failed" if _was_meant(path, given) else "skipped", reason)
+        SlideReport(
+            _name(path, base),
+            str(path),
+            "failed" if _was_meant(path, given) and path not in parts else "skipped",
+            reason,
+        )
         for path, reason in sorted(reasons.items())
     ]
     if not named:
@@ -65,13 +68,30 @@ def gather(
             f"no slide in {', '.join(map(str, paths))}: expected images or whole-slide scans, or folders of them"
             + (f" ({listed})" if listed else "")
         )
-    if shard is not None:
-        part, parts = shard
-        mine = list(named)[part - 1 :: parts]
-        if not mine:
-            raise NothingToDoError(f"shard {part} of {parts} is empty: there are only {len(named)} slides")
-        named = {name: named[name] for name in mine}
     return named, unread
+
+
+def share(slides: Mapping[str, Path], shard: tuple[int, int] | None) -> dict[str, Path]:
+    """The slides of one shard.
+
+    Args:
+        slides: All slides of the job by their names.
+        shard: (I, N) takes every N-th slide from the I-th on, counted from 1, in the order of the names; None all.
+
+    Raises:
+        NothingToDoError: The shard has none.
+    """
+    part, parts = shard or (1, 1)
+    mine = list(slides)[part - 1 :: parts]
+    if not mine:
+        raise NothingToDoError(f"shard {part} of {parts} is empty: there are only {len(slides)} slides")
+    return {name: slides[name] for name in mine}
+
+
+def _drawn(path: Path) -> bool:
+    """Whether palyno drew a picture; copies of a run and archives of the page are without `.palyno`."""
+    out = path.parent.parent
+    return path.parent.name == "overlays" and ((out / ".palyno").is_dir() or (out / "run.json").is_file())
 
 
 def _was_meant(path: Path, given: Sequence[Path]) -> bool:

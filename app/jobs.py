@@ -22,7 +22,8 @@ from ..data.atomic import write_bytes, write_text
 from ..data.lock import locked
 from ..errors import InputError, NothingToDoError, PalynoError, RejectedModelError, SlideError, UsageError
 from ..vision.duplicates import IOU
-from .inputs import absolute, gather
+from ..vision.reading import Settings
+from .inputs import absolute, gather, share
 from .ledger import Content, Ledger, Reading
 from .outputs import difference, refuse_finished, remove, writing
 from .progress import Progress
@@ -78,13 +79,10 @@ class DetectOptions:
     overwrite: bool = False
 
     def __post_init__(self) -> None:
-        for name in ("conf", "iou"):
-            if not 0 <= getattr(self, name) <= 1:
-                raise UsageError(f"{name} must lie in [0, 1]: got {getattr(self, name)}")
+        # What no slide can be read with is refused here, before anything of an earlier run is removed.
+        Settings(self.conf, self.iou, self.tile, self.imgsz, self.overlap, views=self.views)
         if self.um_per_px is not None and not (math.isfinite(self.um_per_px) and self.um_per_px > 0):
             raise UsageError(f"um_per_px must be a positive number of micrometres a pixel: got {self.um_per_px}")
-        if self.overlap != "auto" and not (isinstance(self.overlap, int) and 0 <= self.overlap < self.tile):
-            raise UsageError(f"overlap must be `auto` or 0 to below the tile's {self.tile} pixels: got {self.overlap}")
         if self.on_error not in ("skip", "stop"):
             raise UsageError(f"on_error must be skip or stop: got {self.on_error!r}")
         if self.shard is not None and not 1 <= self.shard[0] <= self.shard[1]:
@@ -123,12 +121,15 @@ def detect_slides(
     """
     options, out = options or DetectOptions(), absolute(out)
     _check_formats(options.formats)
-    slides, unread = gather(paths, options.shard)
+    slides, unread = gather(paths)
+    # Of all slides, read or not, in this shard or not: the files of shards can then be put together.
+    stems = slide_stems(slides)
+    slides = share(slides, options.shard)
     with writing(out):
         refuse_finished(out, options.overwrite)
         with locked(out / ".palyno" / "lock"):
             refuse_finished(out, options.overwrite)
-            return _Job(out, options, slides, unread, detector, progress or Progress()).run()
+            return _Job(out, options, slides, stems, unread, detector, progress or Progress()).run()
 
 
 class _Job:
@@ -139,15 +140,15 @@ class _Job:
         out: Path,
         options: DetectOptions,
         slides: Mapping[str, Path],
+        stems: Mapping[str, str],
         unread: Sequence[SlideReport],
         detector: Detector | None,
         progress: Progress,
     ) -> None:
-        self.out, self.options, self.slides, self.progress = out, options, slides, progress
+        self.out, self.options, self.slides, self.stems, self.progress = out, options, slides, stems, progress
         self.reports = {report.slide: report for report in unread}
         self.readings: dict[str, Reading] = {}
         self.began, self.clock = datetime.now(UTC).isoformat(timespec="seconds"), time.monotonic()
-        self.stems = slide_stems(slides)
         self.detector = detector or _load(options, progress)
         self.ledger = Ledger(out / ".palyno")
         self.key = key_of(self.detector, options.arguments(), code_fingerprint())
@@ -272,7 +273,7 @@ class _Job:
         shutil.rmtree(staging, ignore_errors=True)
         staging.mkdir()
         formats = tuple(dict.fromkeys(("csv", *self.options.formats)))
-        write_results(_Results(self.ledger, self.readings), staging, formats, overwrite=False)
+        write_results(_Results(self.ledger, self.readings), staging, formats, stems=self.stems)
         tables = sorted(file.relative_to(staging).as_posix() for file in staging.rglob("*") if file.is_file())
         self._claim(tables)
         for table in tables:

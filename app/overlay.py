@@ -68,7 +68,12 @@ def draw(
 def jpeg(picture: Image.Image) -> bytes:
     """The picture as JPEG; equal pictures give equal bytes."""
     buffer = io.BytesIO()
-    picture.save(buffer, "JPEG", quality=90, subsampling=0, optimize=True)
+    try:
+        picture.save(buffer, "JPEG", quality=90, subsampling=0, optimize=True)
+    except OSError:
+        # Pillow keeps a byte a pixel for a picture that it optimizes, and a noisy one takes more.
+        buffer = io.BytesIO()
+        picture.save(buffer, "JPEG", quality=90, subsampling=0)
     return buffer.getvalue()
 
 

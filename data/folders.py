@@ -5,13 +5,13 @@ from __future__ import annotations
 import os
 import re
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Hashable, Iterable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
 from ..errors import SlideError
 
-__all__ = ["IMAGE_SUFFIXES", "SCANNER_SUFFIXES", "Skipped", "find_slides"]
+__all__ = ["IMAGE_SUFFIXES", "SCANNER_SUFFIXES", "Skipped", "find_slides", "slide_key"]
 
 SCANNER_SUFFIXES = {".svs", ".ndpi", ".mrxs", ".scn", ".bif", ".vms", ".vmu", ".svslide", ".dcm"}
 IMAGE_SUFFIXES = (
@@ -47,7 +47,7 @@ def find_slides(paths: str | Path | Iterable[str | Path], recursive: bool = True
     Raises:
         SlideError: A path does not exist.
     """
-    slides: dict[Path, Path] = {}
+    slides: dict[Hashable, Path] = {}
     skipped: list[Skipped] = []
     for path in [paths] if isinstance(paths, str | Path) else paths:
         path = Path(path)
@@ -63,8 +63,21 @@ def find_slides(paths: str | Path | Iterable[str | Path], recursive: bool = True
             if isinstance(item, Skipped):
                 skipped.append(item)
             else:
-                slides.setdefault(item.resolve(), item)
+                first = slides.setdefault(slide_key(item), item)
+                if first.resolve() != item.resolve():
+                    skipped.append(Skipped(item, f"belongs to {first.name}"))
     return list(slides.values()), list(dict.fromkeys(skipped))
+
+
+def slide_key(path: Path) -> Hashable:
+    """What all paths of one slide have in common: where its file is, or the folder and series of its DICOM files."""
+    file = path.resolve()
+    if file.suffix.lower() == ".dcm":
+        from .formats.dicom import dicom_series
+
+        if series := dicom_series(file):
+            return file.parent, series
+    return file
 
 
 def _walk(folder: Path, recursive: bool) -> Iterator[Path | Skipped]:

@@ -24,6 +24,18 @@ class Finite(click.FloatRange):
         return number
 
 
+class Input(click.Path):
+    """A path that is not empty, which would be the folder that the command is given in, with all slides in it."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """The path, or a usage error."""
+        if value == "":
+            self.fail(
+                "expected the path of a slide or folder, got an empty one; see what the script fills in.", param, ctx
+            )
+        return super().convert(value, param, ctx)
+
+
 class Overlap(click.ParamType):
     """`auto`, or a number of pixels."""
 
@@ -67,7 +79,7 @@ class Shard(click.ParamType):
         return part, parts
 
 
-paths = click.argument("paths", nargs=-1, required=True, metavar="PATH...", type=click.Path(path_type=Path))
+paths = click.argument("paths", nargs=-1, required=True, metavar="PATH...", type=Input(path_type=Path))
 model = click.option(
     "--model", default="hieraedge-n", show_default=True, metavar="NAME|FILE", help="Detector; see `palyno models list`."
 )

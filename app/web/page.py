@@ -29,7 +29,7 @@ SAMPLES = Path(__file__).parents[2] / "data" / "samples"
 MOST_SLIDES = 100
 
 # These scanners write several files for one slide, which cannot be dropped as one.
-_SUFFIXES = sorted((IMAGE_SUFFIXES | SCANNER_SUFFIXES) - {".mrxs", ".vms", ".vmu"})
+_SUFFIXES = sorted((IMAGE_SUFFIXES | SCANNER_SUFFIXES) - {".dcm", ".mrxs", ".vms", ".vmu"})
 _NOTHING = ("", None, "")
 
 

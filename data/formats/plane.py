@@ -16,8 +16,13 @@ __all__ = ["Plane"]
 # A band of tiles across a wide slide is used by every region along it.
 _KEPT_BYTES = 2**28
 
+# Spectral cameras give some hundred. A region takes memory for all of them.
+_CHANNELS = 512
+
 # What microscopes and converters write. Left out: fax, raw camera and experimental codecs, and old-style JPEG.
 _COMPRESSIONS = {1, 5, 7, 8, 32773, 32946, 33003, 33004, 33005, 34712, 34925, 50000, 50001}
+# Photometric interpretations in which zero is white: white is zero, and inks.
+_NONE_IS_WHITE = {0, 5}
 _STREAMS = {7, 33003, 33004, 33005, 34712}
 
 
@@ -52,6 +57,8 @@ class Plane:
             )
         self.page = page
         self.channels = separate * contiguous
+        if self.channels > _CHANNELS:
+            raise SlideError(f"expected at most {_CHANNELS} samples a pixel, got {self.channels}; the TIFF is damaged")
         self._separate = separate
         self._grid = (page.tilelength, page.tilewidth) if page.is_tiled else (page.rowsperstrip, self.width)
         self._memory: np.ndarray | None = None
@@ -89,8 +96,15 @@ class Plane:
                 "it was cut short, copy it again"
             )
 
-    def samples(self, x: int, y: int, width: int, height: int) -> np.ndarray:
+    def samples(self, x: int, y: int, width: int, height: int, blank: int | None = None) -> np.ndarray:
         """Stored samples of a region inside the plane, shape (height, width, C), in the machine's byte order.
+
+        Args:
+            x: Left edge, pixels.
+            y: Upper edge, pixels.
+            width: Pixels.
+            height: Pixels.
+            blank: What tiles that a scanner left out hold; None for white, as glass is.
 
         Raises:
             SlideError: A tile that decodes to something else.
@@ -105,8 +119,10 @@ class Plane:
         rows, columns = self._grid
         across, down = -(-self.width // columns), -(-self.height // rows)
         dtype = np.dtype(self.page.dtype).newbyteorder("=")
-        # Tiles that a scanner left out hold nothing, which is white as glass is.
-        out = np.full((height, width, self.channels), 1 if dtype.kind in "bf" else np.iinfo(dtype).max, dtype)
+        if blank is None:
+            ink = int(self.page.photometric) in _NONE_IS_WHITE
+            blank = 0 if ink else 1 if dtype.kind in "bf" else int(np.iinfo(dtype).max)
+        out = np.full((height, width, self.channels), blank, dtype)
         per_segment = self.channels // self._separate
         for plane in range(self._separate):
             for row in range(y // rows, -(-(y + height) // rows)):

@@ -40,6 +40,7 @@ class Raster:
         self._stored = size
         self._orientation = orientation
         self._samples: np.ndarray | None = None
+        self._fault: Exception | None = None
         self._alpha = False
         self._tones = EIGHT_BITS
         self.width, self.height = shown_size(orientation, *size)
@@ -48,16 +49,26 @@ class Raster:
 
     def read(self, x: int, y: int, width: int, height: int) -> np.ndarray:
         """The region as uint8 RGB, shape (height, width, 3)."""
+        if self._fault is not None:
+            raise self._fault.with_traceback(None)
         if self._samples is None:
-            samples, self._alpha = self._decode()
-            if samples.shape[1::-1] != self._stored:
-                got = f"{samples.shape[1]} x {samples.shape[0]}"
-                raise SlideError(f"expected {self._stored[0]} x {self._stored[1]} pixels by its header, got {got}")
-            self._tones = self._fit(samples)
-            self._samples = samples
+            try:
+                self._samples = self._decoded()
+            except Exception as error:
+                # Every tile of the slide asks, and decoding all of it anew for each takes hours.
+                self._fault = error
+                raise
         sx, sy, w, h = stored_region(self._orientation, (x, y, width, height), *self._stored)
         crop = turn(self._orientation, self._samples[sy : sy + h, sx : sx + w])
         return to_rgb(crop, self._tones, alpha="straight" if self._alpha else None)
+
+    def _decoded(self) -> np.ndarray:
+        samples, self._alpha = self._decode()
+        if samples.shape[1::-1] != self._stored:
+            got = f"{samples.shape[1]} x {samples.shape[0]}"
+            raise SlideError(f"expected {self._stored[0]} x {self._stored[1]} pixels by its header, got {got}")
+        self._tones = self._fit(samples)
+        return samples
 
     def _fit(self, samples: np.ndarray) -> Tones:
         colour = samples[..., :-1] if self._alpha else samples

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -96,7 +97,9 @@ class TiffSlide:
         """The page that is read, or the three that make its colours."""
         sizes, order = {"Z": len(pages), "C": 1, "T": 1}, "ZCT"
         if ome:
-            sizes, order, pages = ome.planes, ome.order, pages[ome.first :] or pages
+            # It counts all directories of the file, thumbnails and labels too.
+            sizes, order = ome.planes, ome.order
+            pages = [p for p in pages if p.index >= ome.first] or pages
             if ome.of > 1:
                 self.notes += (f"the file describes {ome.of} images: the first of the largest is read",)
         elif self._file.is_imagej:
@@ -106,7 +109,16 @@ class TiffSlide:
             order = "CZT"
             if sizes["C"] * sizes["Z"] * sizes["T"] == 1:  # `images` alone says how many, not along which axis.
                 sizes["Z"] = len(pages)
-        if sorted(order) != ["C", "T", "Z"] or sizes["C"] * sizes["Z"] * sizes["T"] > len(pages):
+        samples = pages[0].samplesperpixel
+        if sizes["C"] == samples and sizes["C"] * sizes["Z"] * sizes["T"] == samples * len(pages):
+            sizes = sizes | {"C": 1}  # Colours of one plane, that some writers count as channels.
+        described = sizes["C"] * sizes["Z"] * sizes["T"]
+        if described > len(pages):  # The rest lies in other files, or without directories: ImageJ above 4 GB.
+            self.notes += (
+                f"{described} planes are described and {len(pages)} can be found: only these are looked at; export the "
+                "whole stack as one OME-TIFF",
+            )
+        if sorted(order) != ["C", "T", "Z"] or described > len(pages):
             sizes, order = {"Z": len(pages), "C": 1, "T": 1}, "ZCT"
         step, steps = 1, {}
         for axis in order:
@@ -169,8 +181,8 @@ class TiffSlide:
                 rgb = np.array(Image.fromarray(rgb, "YCbCr").convert("RGB"))
         return np.ascontiguousarray(turn(self._orientation, rgb))
 
-    def _samples(self, x: int, y: int, width: int, height: int) -> np.ndarray:
-        parts = [plane.samples(x, y, width, height) for plane in self._planes]
+    def _samples(self, x: int, y: int, width: int, height: int, blank: int | None = None) -> np.ndarray:
+        parts = [plane.samples(x, y, width, height, blank) for plane in self._planes]
         return parts[0] if len(parts) == 1 else np.concatenate([p[..., :1] for p in parts], axis=-1)
 
     def _fit(self) -> Tones:
@@ -181,9 +193,9 @@ class TiffSlide:
 
         if self._photometric == _CMYK:
             return Tones(0, float(np.iinfo(self._page.dtype).max))
-        tones = fit_tones(
-            (p[..., : self._colours] for p in _undamaged(self._samples, sample_windows(*size))), self._bits
-        )
+        # Were tiles that hold nothing the type's largest number here, 12 bits in 16 would be all but black.
+        patches = _undamaged(partial(self._samples, blank=0), sample_windows(*size))
+        tones = fit_tones((p[..., : self._colours] for p in patches), self._bits)
         if tones != EIGHT_BITS:
             shown = f"{self._page.dtype} samples shown from {tones.black:g} (black) to {tones.white:g} (white)"
             self.notes += (shown,)

@@ -157,6 +157,8 @@ def test_results_that_are_there_exit_with_2_until_overwrite(palyno_, slides, tmp
         (("--engine", "spark"), "local"),
         (("--on-error", "retry"), "skip"),
         (("--colour", "red"), "--colour"),
+        (("",), "got an empty one"),
+        (("--overlap", "400"), "half the tile, 320, got 400"),
     ],
 )
 def test_wrong_usage_exits_with_2_and_says_what_was_expected(palyno_, slides, tmp_path, wrong, word):

@@ -6,6 +6,7 @@ import itertools
 import json
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -15,7 +16,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from palyno.app.inputs import gather
+from palyno.app.inputs import gather, share
 from palyno.app.jobs import DetectOptions
 from palyno.errors import InputError, NothingToDoError, PalynoError, UsageError
 from palyno.vision.duplicates import IOU
@@ -255,6 +256,18 @@ def test_overwriting_leaves_no_file_of_the_earlier_run(job, written, slides, tmp
     }  # fmt: skip
 
 
+@pytest.mark.parametrize("wrong", [{"overlap": 400}, {"tile": 40}, {"imgsz": 8}, {"views": 3}])
+def test_a_refused_command_leaves_the_earlier_run_as_it_was(job, slides, tmp_path, wrong):
+    def files():
+        return {file: file.read_bytes() for file in sorted((tmp_path / "out").rglob("*")) if file.is_file()}
+
+    job(slides)
+    before = files()
+    with pytest.raises(UsageError, match=f"{next(iter(wrong))}: expected"):
+        job(slides, overwrite=True, **wrong)
+    assert files() == before
+
+
 def test_a_strangers_table_is_not_replaced(job, slides, tmp_path):
     out = tmp_path / "out"
     out.mkdir()
@@ -383,17 +396,43 @@ def test_palynos_own_overlays_are_not_read_as_slides(job, fake, slides):
     again = fake.FakeDetector()
     job(slides, slides / "out2", detector=again)
     assert sorted(again.seen) == ["a.png", "a.png", "b.png"]
+    # As a copy that leaves hidden folders, or what the page gives.
+    shutil.rmtree(slides / "out" / ".palyno")
+    assert sorted(gather([slides])[0]) == ["a.png", "b.png", "upper/a.png"]
+    assert sorted(gather([slides / "out" / "overlays" / "b.jpg"])[0]) == ["b.jpg"]
+
+
+def test_a_slide_of_several_files_is_read_once_however_it_is_given(tmp_path):
+    for name, series in (("a0", "1.2.3.4"), ("a1", "1.2.3.4"), ("b0", "1.2.3.5")):
+        (tmp_path / f"{name}.dcm").write_bytes(bytes(128) + b"DICM\x20\0\x0e\0UI\x08\0" + series.encode() + b"\0")
+    files = sorted(tmp_path.iterdir())
+    for given in ([tmp_path], files, [tmp_path, *files]):
+        found, unread = gather(given)
+        assert list(found) == ["a0.dcm", "b0.dcm"]
+        assert [(one.slide, one.status, one.reason) for one in unread] == [("a1.dcm", "skipped", "belongs to a0.dcm")]
 
 
 @pytest.mark.parametrize("parts", [1, 2, 3])
 def test_shards_partition_the_slides(slides, parts):
-    shares = [list(gather([slides], (part, parts))[0]) for part in range(1, parts + 1)]
+    shares = [list(share(gather([slides])[0], (part, parts))) for part in range(1, parts + 1)]
     assert sorted(itertools.chain(*shares)) == ["a.png", "b.png", "upper/a.png"]
+
+
+def test_the_files_of_shards_do_not_meet_and_one_slide_has_one_stem(job, written, slides, tmp_path):
+    (slides / "b.jpg").write_bytes(b"no picture")
+    job(slides, tmp_path / "all")
+    files = {file for file in written(tmp_path / "all") if "/" in file and not file.endswith(".yaml")}
+    shards = [set(job(slides, tmp_path / f"{part}", shard=(part, 2)).files) & files for part in (1, 2)]
+    assert sorted(itertools.chain(*shards)) == sorted(files)
+    folders = {Path(file).parent.name for file in files}
+    assert folders == {"overlays", "geojson", "labels"}
+    stems = [{Path(file).stem for file in files if Path(file).parent.name == folder} for folder in folders]
+    assert stems == [stems[0]] * 3 and len(stems[0]) == 3
 
 
 def test_an_empty_shard_says_so(slides):
     with pytest.raises(NothingToDoError, match="only 3 slides"):
-        gather([slides], (4, 4))
+        share(gather([slides])[0], (4, 4))
 
 
 def test_a_folder_in_use_is_refused(job, fake, slides, tmp_path):

@@ -86,6 +86,11 @@ def test_equal_pictures_give_equal_bytes():
     assert Image.open(io.BytesIO(first)).format == "JPEG"
 
 
+def test_a_picture_of_nothing_but_noise_is_drawn_too():
+    noise = Image.fromarray(np.random.default_rng(0).integers(0, 255, (640, 640, 3), dtype=np.uint8))
+    assert Image.open(io.BytesIO(jpeg(noise))).size == noise.size and jpeg(noise) == jpeg(noise)
+
+
 def test_a_large_slide_is_reduced_and_its_boxes_with_it():
     pixels = ground(3000, 1500)
     pixels[600:900, 1500:1800] = 40

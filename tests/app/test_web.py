@@ -79,6 +79,13 @@ def slide(tmp_path):
     return file
 
 
+def test_files_of_which_a_slide_has_several_cannot_be_dropped():
+    from palyno.app.web.page import _SUFFIXES
+
+    assert {".svs", ".ndpi", ".tif"} <= set(_SUFFIXES)
+    assert not {".dcm", ".mrxs", ".vms", ".vmu"} & set(_SUFFIXES)
+
+
 class TestSession:
     def test_reads_once_and_filters_afterwards(self, tmp_path, slide):
         session, detector = Session(tmp_path / "s"), Detector()

@@ -402,6 +402,21 @@ def test_a_file_cut_short_is_told_in_ones_own_words(tmp_path, name, share):
     assert "Error" not in str(told.value) and "runcated" not in str(told.value)
 
 
+def test_a_picture_that_cannot_be_decoded_is_tried_once_and_says_the_same_to_every_tile(tmp_path, monkeypatch):
+    path = tmp_path / "a.jpg"
+    Image.fromarray(RGB).save(path)
+    path.write_bytes(path.read_bytes()[:-200])
+    tried, crop = [], Image.Image.crop
+    monkeypatch.setattr(Image.Image, "crop", lambda *given: tried.append(given) or crop(*given))
+    reasons = set()
+    with open_slide(path) as slide:
+        for x in range(5):
+            with pytest.raises(SlideError) as told:
+                slide.read(x, 0, 20, 20)
+            reasons.add(str(told.value))
+    assert len(tried) == 1 and len(reasons) == 1 and "breaks off" in reasons.pop()
+
+
 def test_a_jpeg_with_bytes_behind_its_end_is_read(tmp_path):
     path = tmp_path / "a.jpg"
     Image.fromarray(RGB).save(path)

@@ -118,6 +118,19 @@ def test_tiles_that_were_never_written_are_white(tmp_path):
         assert slide.read(0, 0, 64, 64).max() == 77 and slide.read(64, 0, 64, 64).min() == 255
 
 
+@pytest.mark.parametrize(("kind", "most"), [("minisblack", 4095), ("minisblack", 65535), ("miniswhite", 65535)])
+def test_tiles_that_were_never_written_are_white_and_change_no_others(tmp_path, kind, most):
+    stored = (GREY[:192, :256].astype(float) * most / 255).astype(np.uint16)
+    stored[:9, :9], stored[9:18, :9] = 0, most
+    for name, left_out in (("all.tif", ()), ("some.tif", (1, 6))):
+        tiles = (None if i in left_out else stored[i // 4 * 64 :, i % 4 * 64 :][:64, :64] for i in range(12))
+        tifffile.imwrite(tmp_path / name, tiles, shape=(192, 256), dtype=np.uint16, photometric=kind, tile=(64, 64))
+    with open_slide(tmp_path / "all.tif") as slide, open_slide(tmp_path / "some.tif") as sparse:
+        expected = whole(slide)
+        expected[:64, 64:128] = expected[64:128, 128:192] = 255
+        assert np.array_equal(whole(sparse), expected)
+
+
 # ---------------------------------------------------------------------------------------- what is decoded
 
 
@@ -167,6 +180,14 @@ def test_the_memory_for_decoded_tiles_is_bounded(tmp_path, monkeypatch):
         np.testing.assert_array_equal(whole(slide), RGB)
         kept = slide._pixels._planes[0]._kept
         assert len(kept) == 3 and sum(t.nbytes for t in kept.values()) <= 40_000
+
+
+def test_more_samples_a_pixel_than_can_be_true_are_refused_before_memory_is_taken_for_them(tmp_path):
+    path = write(tmp_path / "a.tif", rowsperstrip=7)
+    with tifffile.TiffFile(path, mode="r+b") as tif:
+        tif.pages.first.tags["SamplesPerPixel"].overwrite(27651)
+    with pytest.raises(SlideError, match="at most 512 samples a pixel, got 27651"):
+        open_slide(path)
 
 
 def test_a_strip_that_cannot_be_decoded_at_once_is_refused(tmp_path, monkeypatch):
@@ -237,6 +258,41 @@ def test_thumbnails_levels_and_labels_are_left(tmp_path):
         tif.write(RGB[::2, ::2].copy(), photometric="rgb", tile=(64, 64), subfiletype=1)
         tif.write(RGB[::4, ::4].copy(), photometric="rgb", subfiletype=1)
     assert_reads(path, RGB)
+
+
+def test_a_thumbnail_before_the_planes_does_not_shift_them(tmp_path):
+    stack = np.stack([np.moveaxis(p, 2, 0) for p in (blurred(4), RGB, blurred(2))])
+    with tifffile.TiffWriter(tmp_path / "a.tif", ome=True) as tif:
+        tif.write(RGB[::8, ::8].copy(), photometric="rgb", metadata={"axes": "YXS"})
+        tif.write(stack, photometric="minisblack", metadata={"axes": "ZCYX"})
+    assert_reads(tmp_path / "a.tif", RGB)
+    with open_slide(tmp_path / "a.tif") as slide:
+        assert "plane 2 of 3 is read, the sharpest" in slide.notes
+
+
+@pytest.mark.parametrize("depth", [1, 3])
+def test_colours_that_are_counted_as_channels_are_no_missing_planes(tmp_path, depth):
+    path = tmp_path / "a.tif"
+    stack = np.stack([RGB, blurred(2), blurred(4)][:depth])
+    about = f'SizeX="300" SizeY="200" SizeC="3" SizeZ="{depth}" SizeT="1" DimensionOrder="XYCZT" Type="uint8"'
+    xml = f'<OME xmlns="http://www.openmicroscopy.org/Schemas/OME/2016-06"><Image><Pixels {about}/></Image></OME>'
+    write(path, stack, description=xml, metadata=None)
+    assert_reads(path, RGB)
+    with open_slide(path) as slide:
+        assert slide.format == "OME-TIFF"
+        assert slide.notes == (("plane 1 of 3 is read, the sharpest",) if depth == 3 else ())
+
+
+def test_planes_that_are_described_and_not_found_are_noted(tmp_path):
+    path = tmp_path / "a.tif"
+    tifffile.imwrite(path, np.stack([GREY] * 5), imagej=True, metadata={"axes": "ZYX"}, byteorder="<")
+    with tifffile.TiffFile(path) as tif:
+        end = tif.pages.first.offset + 2 + 12 * len(tif.pages.first.tags)
+    data = path.read_bytes()
+    # As ImageJ writes stacks above 4 GB: all planes in a row, a directory of the first.
+    path.write_bytes(data[:end] + bytes(4) + data[end + 4 :])
+    with open_slide(path) as slide:
+        assert any("5 planes are described and 1 can be found" in note for note in slide.notes)
 
 
 # ---------------------------------------------------------------------------------------- scale
