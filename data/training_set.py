@@ -79,8 +79,8 @@ def read_training_set(data: Path) -> TrainingSet:
         if predicted := [image for image in images[split] if image.confidence is not None and len(image)]:
             labels = labels_of(find_root(data) / predicted[0].image)
             raise InputError(
-                f"{labels}: expected five numbers a line, got the confidence of predictions as a sixth, with which "
-                "ultralytics trains on no picture; write labels without it, as palyno convert --to yolo does"
+                f"{labels}: expected five numbers a line, got the confidence of predictions as a sixth; where they are "
+                "right, write labels without it, as palyno convert --to yolo does"
             )
     return TrainingSet(tuple(classes), images["train"], images["val"])
 
@@ -91,8 +91,10 @@ def training_document(data: Path) -> dict[str, Any]:
     `download` is not in it, which ultralytics would run as a program.
     """
     classes, places = read_classes(data), find_splits(data)
-    folders = {split: [str(place.resolve()) for place in places[split]] for split in ("train", "val")}
-    return {**folders, "names": dict(enumerate(classes)), "nc": len(classes), "channels": 3}
+    # Links are not followed: labels lie beside the link, not where it leads.
+    folders = {split: [str(place.absolute()) for place in places[split]] for split in ("train", "val")}
+    root = str(find_root(data).absolute())
+    return {"path": root, **folders, "names": dict(enumerate(classes)), "nc": len(classes), "channels": 3}
 
 
 def read_split_lists(folder: Path) -> dict[str, list[str]]:

@@ -215,7 +215,7 @@ def _arguments(settings: TrainSettings) -> dict[str, Any]:
 
     device = {"auto": None, "cuda": 0}.get(settings.device, settings.device.removeprefix("cuda:"))
     return {
-        "data": str(settings.data.resolve()),
+        "data": str(settings.data.absolute()),
         "project": str(settings.out.resolve().parent),
         "name": settings.out.resolve().name,
         "exist_ok": True,
