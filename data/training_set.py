@@ -153,7 +153,8 @@ def write_training_set(
                 raise InputError(f"{source}: there are labels for this picture, but no picture")
             shutil.copyfile(source, out / "images" / split / source.name)
             (out / "labels" / split / f"{stem}.txt").write_text(label_lines(labelled[stem], classes), encoding="utf-8")
-    lines = [f"path: {out.resolve()}", *(f"{split}: images/{split}" for split in splits), "names:"]
+    root = json.dumps(str(out.resolve()), ensure_ascii=False)
+    lines = [f"path: {root}", *(f"{split}: images/{split}" for split in splits), "names:"]
     lines += [f"  {i}: {json.dumps(name, ensure_ascii=False)}" for i, name in enumerate(classes)]
     write_text(out / "data.yaml", "\n".join(lines) + "\n")
     return {split: len(names) for split, names in splits.items()}
