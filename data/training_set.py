@@ -14,6 +14,7 @@ import numpy as np
 
 from ..errors import InputError, UsageError
 from .annotations import LabelledImage
+from .annotations.reading import read_text
 from .annotations.yolo import find_root, find_splits, label_lines, labels_of, read_classes, read_yolo
 from .atomic import write_text
 
@@ -101,18 +102,15 @@ def read_split_lists(folder: Path) -> dict[str, list[str]]:
     """`train.txt`, `val.txt` and, if it is there, `test.txt`: a picture's name or stem a line, as Pascal VOC has them.
 
     Raises:
-        InputError: Lists are missing, or a picture is in two of them.
+        InputError: Lists are missing.
     """
     lists = {
-        split: (folder / f"{split}.txt").read_text(encoding="utf-8").split()
+        split: [line.strip() for line in read_text(folder / f"{split}.txt").splitlines() if line.strip()]
         for split in SPLITS
         if (folder / f"{split}.txt").is_file()
     }
     if missing := [f"{split}.txt" for split in SPLITS[:2] if not lists.get(split)]:
         raise InputError(f"{folder}: expected lists of pictures for training and validation; {missing[0]} is missing")
-    stems = [Path(name).stem for names in lists.values() for name in names]
-    if twice := sorted({stem for stem in stems if stems.count(stem) > 1}):
-        raise InputError(f"{folder}: expected every picture in one list, {twice[0]} is listed twice")
     return lists
 
 
@@ -135,26 +133,44 @@ def write_training_set(
 
     Raises:
         UsageError: `out` holds files.
-        InputError: A list names an image without labels, or a picture is missing.
+        InputError: A list names an image without labels, a picture is missing, listed twice, or has labels twice.
     """
     if out.exists() and any(out.iterdir()):
         raise UsageError(f"{out}: expected a new or empty folder; it holds files")
-    labelled = {Path(image.image).stem: image for image in images}
+    labelled: dict[str, LabelledImage] = {}
+    for image in images:
+        # By its stem, too, which may have a dot itself.
+        for name in {_name(image.image), Path(_name(image.image)).stem}:
+            if labelled.setdefault(name, image) is not image:
+                raise InputError(
+                    f"expected pictures of different names, got {labelled[name].image} and {image.image}; rename one"
+                )
     classes = sorted({label for image in images for label in image.labels})
+    copies: dict[str, tuple[str, Path, LabelledImage]] = {}
     for split, names in splits.items():
-        for kind in ("images", "labels"):
-            (out / kind / split).mkdir(parents=True)
         for name in names:
-            stem = Path(name).stem
-            if stem not in labelled:
+            found = labelled.get(_name(name))
+            if found is None:
                 raise InputError(f"{split}: expected labels for each picture in the list, {name} has none")
-            source = pictures / Path(labelled[stem].image).name
+            source = pictures / _name(found.image)
             if not source.is_file():
                 raise InputError(f"{source}: there are labels for this picture, but no picture")
-            shutil.copyfile(source, out / "images" / split / source.name)
-            (out / "labels" / split / f"{stem}.txt").write_text(label_lines(labelled[stem], classes), encoding="utf-8")
+            if found.image in copies:
+                raise InputError(f"{split}: expected every picture in one list once, {name} is listed twice")
+            copies[found.image] = split, source, found
+    for split in splits:
+        for kind in ("images", "labels"):
+            (out / kind / split).mkdir(parents=True)
+    for split, source, image in copies.values():
+        shutil.copyfile(source, out / "images" / split / source.name)
+        (out / "labels" / split / f"{source.stem}.txt").write_text(label_lines(image, classes), encoding="utf-8")
     root = json.dumps(str(out.resolve()), ensure_ascii=False)
     lines = [f"path: {root}", *(f"{split}: images/{split}" for split in splits), "names:"]
     lines += [f"  {i}: {json.dumps(name, ensure_ascii=False)}" for i, name in enumerate(classes)]
     write_text(out / "data.yaml", "\n".join(lines) + "\n")
     return {split: len(names) for split, names in splits.items()}
+
+
+def _name(path: str) -> str:
+    """The last part of a path of any system."""
+    return path.replace("\\", "/").rsplit("/", 1)[-1]
