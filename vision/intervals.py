@@ -102,12 +102,6 @@ def _of_sizes(
 ) -> dict[str, list[Ranked]]:
     with contextlib.redirect_stdout(io.StringIO()):
         evaluation = coco_evaluation(truth, found, classes, sizes=sizes)
-    if evaluation is None:
-        zero = np.zeros((10, 0), bool)
-        nothing = [
-            Ranked(np.zeros(0, int), zero, np.array([image.labels.count(name) for image in truth])) for name in classes
-        ]
-        return {"all": nothing}
     names, images = evaluation.params.areaRngLbl, len(truth)
     # By class, then by size, then by image.
     parts = [evaluation.evalImgs[at : at + images] for at in range(0, len(evaluation.evalImgs), images)]
