@@ -112,8 +112,8 @@ class CountQuality:
         true: True grains.
         found: Grains found.
         precision: Share of the grains found that are grains.
-        recall: Share of the true grains that were found.
-        count_error: Mean over images of |found - true| / true, for images with grains.
+        recall: Share of the true grains that were found; NaN where there are none.
+        count_error: Mean over images of |found - true| / true, for images with grains; NaN where there are none.
     """
 
     images: int
@@ -151,8 +151,8 @@ def count_quality(truth: Sequence[LabelledImage], found: Sequence[LabelledImage]
         true=n_true,
         found=n_found,
         precision=hits / max(n_found, 1),
-        recall=hits / max(n_true, 1),
-        count_error=float(np.mean(errors)) if errors else 0.0,
+        recall=hits / n_true if n_true else float("nan"),
+        count_error=float(np.mean(errors)) if errors else float("nan"),
     )
 
 
