@@ -6,6 +6,7 @@ import json
 import math
 import shutil
 from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -49,7 +50,7 @@ class TrainingSet:
 
 
 def read_training_set(data: Path) -> TrainingSet:
-    """Reads all of a data set but the pictures' pixels, so that no training is lost to what is wrong with it.
+    """Reads all of a data set, so that no training is lost to what is wrong with it.
 
     Args:
         data: Its `data.yaml`. Where the `path` in it is not there, as on another machine, its own folder stands for it.
@@ -83,7 +84,23 @@ def read_training_set(data: Path) -> TrainingSet:
                 f"{labels}: expected five numbers a line, got the confidence of predictions as a sixth; where they are "
                 "right, write labels without it, as palyno convert --to yolo does"
             )
+    root = find_root(data)
+    files = [root / image.image for split in images.values() for image in split]
+    with ThreadPoolExecutor(8) as pool:
+        for file, whole in zip(files, pool.map(_decodes, files), strict=True):
+            if not whole:
+                raise InputError(f"{file}: expected a picture, but it cannot be decoded; mend or remove it")
     return TrainingSet(tuple(classes), images["train"], images["val"])
+
+
+def _decodes(file: Path) -> bool:
+    """Whether the trainer can read a picture's pixels; those that are compressed in blocks are not put together."""
+    import cv2
+
+    try:
+        return cv2.imdecode(np.fromfile(file, np.uint8), cv2.IMREAD_REDUCED_COLOR_8) is not None
+    except (OSError, cv2.error):
+        return False
 
 
 def training_document(data: Path) -> dict[str, Any]:

@@ -95,6 +95,13 @@ def test_broken_and_missing_files_are_named(tmp_path):
     picture.write_bytes(picture.read_bytes()[:60])
     with pytest.raises(InputError, match=r"images/train/a\.png"):
         read_training_set(data)
+    # Header and end are whole, but not the pixels.
+    Image.effect_noise((64, 64), 50).save(picture)
+    data_of_it = bytearray(picture.read_bytes())
+    data_of_it[len(data_of_it) // 2] ^= 255
+    picture.write_bytes(data_of_it)
+    with pytest.raises(InputError, match=r"images/train/a\.png: expected a picture, but it cannot be decoded"):
+        read_training_set(data)
     for picture in (tmp_path / "images" / "train").iterdir():
         picture.unlink()
     with pytest.raises(InputError, match=r"train: expected pictures in .*images/train, found none"):

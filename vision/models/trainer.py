@@ -114,6 +114,7 @@ class PollenTrainer(DetectionTrainer):
 
     def build_dataset(self, img_path: str, mode: str = "train", batch: int | None = None) -> LabelledPictures:
         """The pictures and boxes of a split, as palyno reads them."""
+        network: Any = unwrap_model(self.model)
         return LabelledPictures(
             self.listing,
             mode,
@@ -124,7 +125,7 @@ class PollenTrainer(DetectionTrainer):
             hyp=self.args,
             rect=mode == "val",
             cache=self.args.cache or None,
-            stride=max(int(unwrap_model(self.model).stride.max()), 32),
+            stride=max(int(network.stride.max()), 32),
             pad=0.0 if mode == "train" else 0.5,
             prefix=f"{mode}: ",
         )
