@@ -189,7 +189,8 @@ def _counts(figure: Any, report: Mapping[str, Any]) -> None:
     )
     counts, interval = report["counts"], (report["intervals"] or {}).get("count_error")
     between = f" [{interval[0]:.1%}, {interval[1]:.1%}]" if interval and interval[0] is not None else ""
-    axes.set_title(f"{counts['found']} found, {counts['true']} true; mean error {counts['count_error']:.1%}{between}")
+    error = "" if counts["count_error"] is None else f"; mean error {counts['count_error']:.1%}{between}"
+    axes.set_title(f"{counts['found']} found, {counts['true']} true{error}")
     axes.set_xlim(-0.02 * most, most * 1.05)
     axes.set_ylim(-0.02 * most, most * 1.05)
     axes.set_aspect("equal", adjustable="box")

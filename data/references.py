@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import hashlib
+import io
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -133,6 +134,11 @@ def find_fields(folder: Path) -> list[Path]:
     found = sorted(p for p in images.iterdir() if p.suffix.lower() in _SUFFIXES)
     if not found:
         raise InputError(f"{images}: expected pictures of fields, found none")
+    stems: dict[str, Path] = {}
+    for path in found:
+        other = stems.setdefault(path.stem, path)
+        if other != path and (folder / "labels" / f"{path.stem}.txt").is_file():
+            raise InputError(f"{folder}: labels/{path.stem}.txt is of both {other.name} and {path.name}; rename one")
     return found
 
 
@@ -157,8 +163,7 @@ def read_fields(folder: Path, *, all_marked: bool) -> list[Field]:
 
 def read_field_splits(path: Path) -> dict[str, str]:
     """Which field belongs to which split, from a CSV with the columns `file, split`."""
-    with path.open(newline="", encoding="utf-8") as file:
-        rows = {row["file"]: row["split"] for row in csv.DictReader(file)}
+    rows = {row["file"]: row["split"] for row in _rows(path, "file", "split")}
     wrong = sorted(set(rows.values()) - {*SPLITS, "background"})
     if wrong:
         raise UsageError(f"{path}: split must be train, val, test or background, got {', '.join(wrong)}")
@@ -192,10 +197,26 @@ def shrink(picture: np.ndarray, longest: int) -> np.ndarray:
 def _original_sizes(folder: Path) -> dict[str, int]:
     for manifest in (folder / "manifest.csv", folder.parent / "manifest.csv"):
         if manifest.is_file():
-            with manifest.open(newline="", encoding="utf-8") as file:
-                rows = list(csv.DictReader(file))
-            return {row["file"]: max(int(row["original_width"]), int(row["original_height"])) for row in rows}
+            sides = ("original_width", "original_height")
+            try:
+                return {row["file"]: max(int(row[side]) for side in sides) for row in _rows(manifest, "file", *sides)}
+            except ValueError as error:
+                raise InputError(f"{manifest}: expected pixels in whole numbers, got {error}") from error
     return {}
+
+
+def _rows(path: Path, *columns: str) -> list[dict[str, str]]:
+    """The rows of a CSV file, each with these columns."""
+    try:
+        rows = list(csv.DictReader(io.StringIO(path.read_text(encoding="utf-8-sig"), newline="")))
+    except (OSError, ValueError, csv.Error) as error:
+        raise InputError(f"{path}: expected a CSV file in UTF-8, got {error}") from error
+    for number, row in enumerate(rows, 1):
+        if missing := [column for column in columns if row.get(column) is None]:
+            raise InputError(
+                f"{path}: row {number}: expected the columns {', '.join(columns)}; missing: {', '.join(missing)}"
+            )
+    return rows
 
 
 def _order(seed: int, name: str) -> str:

@@ -6,6 +6,7 @@ import json
 import math
 import shutil
 from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ import numpy as np
 
 from ..errors import InputError, UsageError
 from .annotations import LabelledImage
+from .annotations.reading import read_text
 from .annotations.yolo import find_root, find_splits, label_lines, labels_of, read_classes, read_yolo
 from .atomic import write_text
 
@@ -48,7 +50,7 @@ class TrainingSet:
 
 
 def read_training_set(data: Path) -> TrainingSet:
-    """Reads all of a data set but the pictures' pixels, so that no training is lost to what is wrong with it.
+    """Reads all of a data set, so that no training is lost to what is wrong with it.
 
     Args:
         data: Its `data.yaml`. Where the `path` in it is not there, as on another machine, its own folder stands for it.
@@ -79,10 +81,26 @@ def read_training_set(data: Path) -> TrainingSet:
         if predicted := [image for image in images[split] if image.confidence is not None and len(image)]:
             labels = labels_of(find_root(data) / predicted[0].image)
             raise InputError(
-                f"{labels}: expected five numbers a line, got the confidence of predictions as a sixth, with which "
-                "ultralytics trains on no picture; write labels without it, as palyno convert --to yolo does"
+                f"{labels}: expected five numbers a line, got the confidence of predictions as a sixth; where they are "
+                "right, write labels without it, as palyno convert --to yolo does"
             )
+    root = find_root(data)
+    files = [root / image.image for split in images.values() for image in split]
+    with ThreadPoolExecutor(8) as pool:
+        for file, whole in zip(files, pool.map(_decodes, files), strict=True):
+            if not whole:
+                raise InputError(f"{file}: expected a picture, but it cannot be decoded; mend or remove it")
     return TrainingSet(tuple(classes), images["train"], images["val"])
+
+
+def _decodes(file: Path) -> bool:
+    """Whether the trainer can read a picture's pixels; those that are compressed in blocks are not put together."""
+    import cv2
+
+    try:
+        return cv2.imdecode(np.fromfile(file, np.uint8), cv2.IMREAD_REDUCED_COLOR_8) is not None
+    except (OSError, cv2.error):
+        return False
 
 
 def training_document(data: Path) -> dict[str, Any]:
@@ -91,26 +109,25 @@ def training_document(data: Path) -> dict[str, Any]:
     `download` is not in it, which ultralytics would run as a program.
     """
     classes, places = read_classes(data), find_splits(data)
-    folders = {split: [str(place.resolve()) for place in places[split]] for split in ("train", "val")}
-    return {**folders, "names": dict(enumerate(classes)), "nc": len(classes), "channels": 3}
+    # Links are not followed: labels lie beside the link, not where it leads.
+    folders = {split: [str(place.absolute()) for place in places[split]] for split in ("train", "val")}
+    root = str(find_root(data).absolute())
+    return {"path": root, **folders, "names": dict(enumerate(classes)), "nc": len(classes), "channels": 3}
 
 
 def read_split_lists(folder: Path) -> dict[str, list[str]]:
     """`train.txt`, `val.txt` and, if it is there, `test.txt`: a picture's name or stem a line, as Pascal VOC has them.
 
     Raises:
-        InputError: Lists are missing, or a picture is in two of them.
+        InputError: Lists are missing.
     """
     lists = {
-        split: (folder / f"{split}.txt").read_text(encoding="utf-8").split()
+        split: [line.strip() for line in read_text(folder / f"{split}.txt").splitlines() if line.strip()]
         for split in SPLITS
         if (folder / f"{split}.txt").is_file()
     }
     if missing := [f"{split}.txt" for split in SPLITS[:2] if not lists.get(split)]:
         raise InputError(f"{folder}: expected lists of pictures for training and validation; {missing[0]} is missing")
-    stems = [Path(name).stem for names in lists.values() for name in names]
-    if twice := sorted({stem for stem in stems if stems.count(stem) > 1}):
-        raise InputError(f"{folder}: expected every picture in one list, {twice[0]} is listed twice")
     return lists
 
 
@@ -133,25 +150,44 @@ def write_training_set(
 
     Raises:
         UsageError: `out` holds files.
-        InputError: A list names an image without labels, or a picture is missing.
+        InputError: A list names an image without labels, a picture is missing, listed twice, or has labels twice.
     """
     if out.exists() and any(out.iterdir()):
         raise UsageError(f"{out}: expected a new or empty folder; it holds files")
-    labelled = {Path(image.image).stem: image for image in images}
+    labelled: dict[str, LabelledImage] = {}
+    for image in images:
+        # By its stem, too, which may have a dot itself.
+        for name in {_name(image.image), Path(_name(image.image)).stem}:
+            if labelled.setdefault(name, image) is not image:
+                raise InputError(
+                    f"expected pictures of different names, got {labelled[name].image} and {image.image}; rename one"
+                )
     classes = sorted({label for image in images for label in image.labels})
+    copies: dict[str, tuple[str, Path, LabelledImage]] = {}
     for split, names in splits.items():
-        for kind in ("images", "labels"):
-            (out / kind / split).mkdir(parents=True)
         for name in names:
-            stem = Path(name).stem
-            if stem not in labelled:
+            found = labelled.get(_name(name))
+            if found is None:
                 raise InputError(f"{split}: expected labels for each picture in the list, {name} has none")
-            source = pictures / Path(labelled[stem].image).name
+            source = pictures / _name(found.image)
             if not source.is_file():
                 raise InputError(f"{source}: there are labels for this picture, but no picture")
-            shutil.copyfile(source, out / "images" / split / source.name)
-            (out / "labels" / split / f"{stem}.txt").write_text(label_lines(labelled[stem], classes), encoding="utf-8")
-    lines = [f"path: {out.resolve()}", *(f"{split}: images/{split}" for split in splits), "names:"]
+            if found.image in copies:
+                raise InputError(f"{split}: expected every picture in one list once, {name} is listed twice")
+            copies[found.image] = split, source, found
+    for split in splits:
+        for kind in ("images", "labels"):
+            (out / kind / split).mkdir(parents=True)
+    for split, source, image in copies.values():
+        shutil.copyfile(source, out / "images" / split / source.name)
+        (out / "labels" / split / f"{source.stem}.txt").write_text(label_lines(image, classes), encoding="utf-8")
+    root = json.dumps(str(out.resolve()), ensure_ascii=False)
+    lines = [f"path: {root}", *(f"{split}: images/{split}" for split in splits), "names:"]
     lines += [f"  {i}: {json.dumps(name, ensure_ascii=False)}" for i, name in enumerate(classes)]
     write_text(out / "data.yaml", "\n".join(lines) + "\n")
     return {split: len(names) for split, names in splits.items()}
+
+
+def _name(path: str) -> str:
+    """The last part of a path of any system."""
+    return path.replace("\\", "/").rsplit("/", 1)[-1]

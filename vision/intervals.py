@@ -102,12 +102,6 @@ def _of_sizes(
 ) -> dict[str, list[Ranked]]:
     with contextlib.redirect_stdout(io.StringIO()):
         evaluation = coco_evaluation(truth, found, classes, sizes=sizes)
-    if evaluation is None:
-        zero = np.zeros((10, 0), bool)
-        nothing = [
-            Ranked(np.zeros(0, int), zero, np.array([image.labels.count(name) for image in truth])) for name in classes
-        ]
-        return {"all": nothing}
     names, images = evaluation.params.areaRngLbl, len(truth)
     # By class, then by size, then by image.
     parts = [evaluation.evalImgs[at : at + images] for at in range(0, len(evaluation.evalImgs), images)]
@@ -144,16 +138,22 @@ class Counted:
     hits: np.ndarray
 
     def figures(self, weights: np.ndarray) -> dict[str, np.ndarray]:
-        """`precision`, `recall`, `f1` and `count_error` (mean of |found - true| / true), (draws,) each."""
+        """`precision`, `recall`, `f1` and `count_error` (mean of |found - true| / true), (draws,) each.
+
+        All but precision are NaN where a draw has no grain.
+        """
         true, found, hits = (weights @ values for values in (self.true, self.found, self.hits))
         error = np.abs(self.found - self.true) / np.maximum(self.true, 1)
         some = self.true > 0
-        precision, recall = hits / np.maximum(found, 1), hits / np.maximum(true, 1)
+        # Of images without grains there is nothing to find, which is no share of 0.
+        true = np.where(true > 0, true, np.nan)
+        precision, recall = hits / np.maximum(found, 1), hits / true
         return {
             "precision": precision,
             "recall": recall,
             "f1": 2 * precision * recall / np.maximum(precision + recall, 1e-9),
-            "count_error": weights[:, some] @ error[some] / np.maximum(weights[:, some].sum(1), 1),
+            "count_error": np.where(true > 0, weights[:, some] @ error[some], np.nan)
+            / np.maximum(weights[:, some].sum(1), 1),
         }
 
 

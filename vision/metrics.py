@@ -35,11 +35,6 @@ def average_precision(
     """
     with contextlib.redirect_stdout(io.StringIO()):
         evaluation = coco_evaluation(truth, found, classes)
-        if evaluation is None:
-            there = {label for image in truth for label in image.labels}
-            figures = ("mAP50", "mAP50-95", "AP_small", "AP_medium", "AP_large", "AR")
-            per_class = {name: {"AP50": 0.0, "AP50-95": 0.0} for name in classes if name in there}
-            return {**dict.fromkeys(figures, 0.0 if per_class else float("nan")), "per_class": per_class}
         evaluation.accumulate()
     precision, recall = evaluation.eval["precision"], evaluation.eval["recall"]
     per_class = {
@@ -60,21 +55,23 @@ def average_precision(
 
 def coco_evaluation(
     truth: Sequence[LabelledImage], found: Sequence[LabelledImage], classes: Sequence[str], *, sizes: bool = True
-) -> Any | None:
-    """Pycocotools' evaluation after its matching, images numbered from 1 in their order; None if nothing was found.
+) -> Any:
+    """Pycocotools' evaluation after its matching, images numbered from 1 in their order.
 
     Without `sizes` it matches once, and not again for small, medium and large grains.
     """
     from pycocotools.coco import COCO
     from pycocotools.cocoeval import COCOeval
 
-    coco = COCO()
+    coco, results = COCO(), COCO()
     coco.dataset = _dataset(truth, classes)
+    # `loadRes` takes no empty list.
+    results.dataset = {**coco.dataset, "annotations": []}
     coco.createIndex()
-    rows = _rows(found, classes)
-    if not rows:
-        return None
-    evaluation = COCOeval(coco, coco.loadRes(rows), "bbox")
+    results.createIndex()
+    if rows := _rows(found, classes):
+        results = coco.loadRes(rows)
+    evaluation = COCOeval(coco, results, "bbox")
     evaluation.params.maxDets = [1, 100, _MOST]
     if not sizes:
         evaluation.params.areaRng, evaluation.params.areaRngLbl = evaluation.params.areaRng[:1], ["all"]
@@ -115,8 +112,8 @@ class CountQuality:
         true: True grains.
         found: Grains found.
         precision: Share of the grains found that are grains.
-        recall: Share of the true grains that were found.
-        count_error: Mean over images of |found - true| / true, for images with grains.
+        recall: Share of the true grains that were found; NaN where there are none.
+        count_error: Mean over images of |found - true| / true, for images with grains; NaN where there are none.
     """
 
     images: int
@@ -154,8 +151,8 @@ def count_quality(truth: Sequence[LabelledImage], found: Sequence[LabelledImage]
         true=n_true,
         found=n_found,
         precision=hits / max(n_found, 1),
-        recall=hits / max(n_true, 1),
-        count_error=float(np.mean(errors)) if errors else 0.0,
+        recall=hits / n_true if n_true else float("nan"),
+        count_error=float(np.mean(errors)) if errors else float("nan"),
     )
 
 

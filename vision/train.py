@@ -6,6 +6,7 @@ import math
 import os
 from collections.abc import Callable
 from dataclasses import replace
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ from .recipe import CACHES, DISTILLED, TrainSettings, as_begun, as_held, note, o
 from .results import SlideResult
 from .weights import Metadata
 
-__all__ = ["CACHES", "TrainSettings", "backbone_taken", "known_classes", "train"]
+__all__ = ["CACHES", "TrainSettings", "known_classes", "train"]
 
 
 def known_classes(data: Path, weights: str | Path) -> tuple[list[str], list[str]]:
@@ -36,20 +37,7 @@ def known_classes(data: Path, weights: str | Path) -> tuple[list[str], list[str]
     return [name for name in names if name in taught], [name for name in names if name not in taught]
 
 
-def backbone_taken(settings: TrainSettings) -> str:
-    """What the network takes of `backbone_weights`, in a line.
-
-    Raises:
-        UsageError: The model has no backbone to choose.
-        RejectedModelError: The file is not of its backbone.
-    """
-    from .models.trainer import PollenYOLO
-
-    chosen: dict[str, Any] = {"backbone": settings.backbone, **settings.options}
-    return str(PollenYOLO(settings.model, backbone_weights=settings.backbone_weights, **chosen).taken)
-
-
-def train(settings: TrainSettings, *, resume: bool = False) -> Path:
+def train(settings: TrainSettings, *, resume: bool = False, told: Callable[[str], None] | None = None) -> Path:
     """Trains a detector; the best checkpoint by validation mAP50-95 becomes the weights.
 
     How sure the weights are of names is then fitted to the validation images, see `palyno.vision.temperature`.
@@ -58,6 +46,7 @@ def train(settings: TrainSettings, *, resume: bool = False) -> Path:
         settings: The recipe.
         resume: Go on from `out/last.pt`, which must be a checkpoint of an unfinished run of this recipe made by you:
             it is a pickle, and loading one runs the code inside. Where only the weights are missing they are made.
+        told: Is handed what the network takes of `backbone_weights`, in a line, before training starts.
 
     Returns:
         The weights, `out/NAME.safetensors`.
@@ -93,11 +82,20 @@ def train(settings: TrainSettings, *, resume: bool = False) -> Path:
         yolo = PollenYOLO(last)
         # At the end of training ultralytics takes out of a checkpoint what going on would need.
         ended = (yolo.ckpt or {}).get("epoch", 0) < 0
-        arguments: dict[str, Any] = {"resume": str(last)}
+        if (begun := tuple(str(name) for _, name in sorted(yolo.model.names.items()))) != names:
+            was, now = next(pair for pair in zip_longest(begun, names) if pair[0] != pair[1])
+            raise UsageError(
+                f"{settings.data}: expected the {len(begun)} classes that the run was begun with, in their order; got "
+                f"{len(names)}, and {now} where {was} was; begin a new run with other classes"
+            )
+        here = ("data", "device", "workers")
+        arguments = {"resume": str(last), **{name: _arguments(settings)[name] for name in here}}
     else:
         table = settings.model if start is None else start.config
         options = of_the_table(settings, len(names)) | {"backbone_weights": settings.backbone_weights}
         yolo = PollenYOLO(table, classes=names, start=file, **options)
+        if told and yolo.taken:
+            told(str(yolo.taken))
         arguments = _arguments(settings)
     if network is not None:
         teaching = Teaching(network, *(getattr(settings, name) for name in DISTILLED))
@@ -215,7 +213,7 @@ def _arguments(settings: TrainSettings) -> dict[str, Any]:
 
     device = {"auto": None, "cuda": 0}.get(settings.device, settings.device.removeprefix("cuda:"))
     return {
-        "data": str(settings.data.resolve()),
+        "data": str(settings.data.absolute()),
         "project": str(settings.out.resolve().parent),
         "name": settings.out.resolve().name,
         "exist_ok": True,

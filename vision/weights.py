@@ -15,11 +15,12 @@ import os
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 from ..data.atomic import replacing
-from ..errors import PalynoError, RejectedModelError, UnknownModelError, UsageError
+from ..errors import PalynoError, RejectedModelError, UsageError
 from .parts import LARGEST, Stored, is_part, read_stored, split_stored
+from .shipped import LOCK, LOCK_FORMAT, Shipped, find_encoder, find_model, published, shipped_models
 
 if TYPE_CHECKING:
     from .models.detection import PollenModel
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
 __all__ = [
     "FORMAT",
     "LOCK",
+    "LOCK_FORMAT",
     "Metadata",
     "Shipped",
     "find_encoder",
@@ -39,8 +41,6 @@ __all__ = [
 ]
 
 FORMAT = "palyno-detector-1"
-LOCK = Path(__file__).parent.parent / "weights" / "models.lock"
-LOCK_FORMAT = "palyno-models-1"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -88,98 +88,6 @@ class Metadata:
             raise UsageError(
                 f"classes: expected {self.config['nc']}, as the configuration says; got {len(self.classes)}"
             )
-
-
-class Shipped(NamedTuple):
-    """An entry of `models.lock`: one model that comes with palyno.
-
-    Attributes:
-        file: Name of the file beside `models.lock`; of a detector in parts, of the first.
-        sha256: Its hash, see `Metadata`.
-        bytes: Its size; of all parts together.
-        licence: Of the weights.
-        source: Of the training data.
-        kind: `detector`, or `encoder`: of grains or of words, see `palyno.retrieval`.
-        about: What it is taken for, in a few words.
-    """
-
-    file: str
-    sha256: str
-    bytes: int
-    licence: str
-    source: str
-    kind: str = "detector"
-    about: str = ""
-
-
-def shipped_models(lock: str | Path = LOCK) -> dict[str, Shipped]:
-    """The models that come with palyno, by name.
-
-    Raises:
-        RejectedModelError: The list does not say what it should.
-    """
-    lock = Path(lock)
-    if not lock.exists():
-        return {}
-    try:
-        document = json.loads(lock.read_text(encoding="utf-8"))
-        if document["format"] != LOCK_FORMAT:
-            raise ValueError(f"format {document['format']!r}")
-        models = {name: Shipped(**entry) for name, entry in document["models"].items()}
-        if any(Path(entry.file).name != entry.file for entry in models.values()):
-            raise ValueError("a file that is not beside the list")
-    except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
-        raise RejectedModelError(f"{lock}: expected a list of models ({LOCK_FORMAT}), got {error}") from error
-    return models
-
-
-def find_model(name_or_path: str | Path, lock: str | Path = LOCK) -> tuple[Path, Shipped | None]:
-    """Where a model's weights are.
-
-    Args:
-        name_or_path: A name from `shipped_models()`, or a weights file, or any part of one.
-        lock: The list of models.
-
-    Returns:
-        The file, and its entry in the list if it was found by name.
-
-    Raises:
-        UnknownModelError: Neither a name nor a file.
-    """
-    models = {name: entry for name, entry in shipped_models(lock).items() if entry.kind == "detector"}
-    if str(name_or_path) in models:
-        entry = models[str(name_or_path)]
-        return Path(lock).parent / entry.file, entry
-    path = Path(name_or_path)
-    if not path.is_file():
-        listed = ", ".join(sorted(models)) or "none is installed"
-        raise UnknownModelError(f"expected the name of a model ({listed}) or a weights file, got {str(name_or_path)!r}")
-    return path, None
-
-
-def find_encoder(name_or_path: str | Path, lock: str | Path = LOCK) -> Path:
-    """Where an encoder's weights are; those that ship are compared with the list first.
-
-    Args:
-        name_or_path: A name from `shipped_models()`, or a weights file.
-        lock: The list of models.
-
-    Raises:
-        UnknownModelError: Neither a name nor a file.
-        RejectedModelError: The file is not the one that was published.
-    """
-    encoders = {name: entry for name, entry in shipped_models(lock).items() if entry.kind == "encoder"}
-    if (entry := encoders.get(str(name_or_path))) is None:
-        path = Path(name_or_path)
-        if not path.is_file():
-            listed = ", ".join(sorted(encoders)) or "none is installed"
-            raise UnknownModelError(
-                f"expected the name of an encoder ({listed}) or a weights file, got {str(name_or_path)!r}"
-            )
-        return path
-    path = Path(lock).parent / entry.file
-    _published(read_stored(path), entry)
-    return path
 
 
 def save_weights(
@@ -287,7 +195,7 @@ def read_metadata(path: str | Path, *, shipped: Shipped | None = None) -> Metada
     """
     stored = read_stored(path)
     if shipped is not None:
-        _published(stored, shipped)
+        published(stored, shipped)
     return _metadata(stored)
 
 
@@ -306,17 +214,9 @@ def load_weights(path: str | Path, *, shipped: Shipped | None = None) -> tuple[P
     """
     stored = read_stored(path)
     if shipped is not None:
-        _published(stored, shipped)
+        published(stored, shipped)
     metadata = _metadata(stored)
     return _network(stored, metadata), metadata
-
-
-def _published(stored: Stored, entry: Shipped) -> None:
-    if (stored.sha256, stored.size) != (entry.sha256, entry.bytes):
-        raise RejectedModelError(
-            f"{stored.paths[0]}: expected {entry.bytes} bytes with sha256 {entry.sha256}, got {stored.size} bytes with "
-            f"{stored.sha256}; it is not what was published, install palyno again"
-        )
 
 
 def _metadata(stored: Stored) -> Metadata:

@@ -72,11 +72,14 @@ class Truth:
         """The images by name.
 
         Raises:
-            InputError: There is none.
+            InputError: There is none, or two have one name.
         """
         from ...data.annotations.coco import read_coco
 
-        images = {Path(image.image).name: image for image in read_coco(self.file)}
+        images: dict[str, LabelledImage] = {}
+        for image in read_coco(self.file):
+            if images.setdefault(Path(image.image).name, image) is not image:
+                raise InputError(f"{self.file}: expected different file names, got {image.image} and another")
         images = {name: image for name, image in images.items() if self.only is None or fnmatch(name, self.only)}
         if not images:
             raise InputError(f"{self.file}: expected images that match {self.only or '*'}, found none")

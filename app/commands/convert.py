@@ -89,6 +89,8 @@ def convert(
     images = readers[read_as](source)
     if splits and pictures:
         write_training_set(images, pictures, read_split_lists(splits), target)
+        # Of the images, those that are listed.
+        images = read_yolo(target)
     else:
         writers[write_as](images, target, overwrite=overwrite)
     boxes = sum(len(image) for image in images)

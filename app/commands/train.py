@@ -128,7 +128,7 @@ def train(model: str | None, resume: bool, options: tuple[str, ...], **settings:
     The best checkpoint by validation mAP50-95 becomes OUT/NAME.safetensors, which every command takes as --model.
     """
     from ...vision.operating import USUAL
-    from ...vision.train import TrainSettings, backbone_taken, known_classes
+    from ...vision.train import TrainSettings, known_classes
     from ...vision.train import train as run
     from ...vision.weights import read_metadata
 
@@ -144,9 +144,7 @@ def train(model: str | None, resume: bool, options: tuple[str, ...], **settings:
         known, new = known_classes(settings["data"], settings["teacher"])
         named = f"; not {', '.join(new)}" if new else ""
         click.echo(f"{settings['teacher']} teaches {len(known)} of {len(known) + len(new)} classes{named}", err=True)
-    if asked.backbone_weights and not resume:
-        click.echo(backbone_taken(asked), err=True)
-    path = run(asked, resume=resume)
+    path = run(asked, resume=resume, told=lambda text: click.echo(text, err=True))
     click.echo(f"weights: {path}", err=True)
     if counts := read_metadata(path).training.get("counts"):
         click.echo(

@@ -67,6 +67,7 @@ def val(
     With --choose conf, standard output is the threshold alone, to be given to --conf on the test split.
     """
     import json
+    from dataclasses import replace
     from fnmatch import fnmatch
 
     from ...errors import UsageError
@@ -100,7 +101,9 @@ def val(
         wanted = [result for result in results if only is None or fnmatch(Path(result.slide).name, only)]
         results = in_order(truth, wanted)
     else:
-        results, classes = _found(images, model, device, runtime, iou=iou, tile=tile, views=views)
+        found, classes = _found(images, model, device, runtime, iou=iou, tile=tile, views=views)
+        # As the data set names them: file names alone can be alike in its folders.
+        results = [replace(result, slide=image.image) for result, image in zip(found, truth, strict=True)]
     if save:
         write_predictions(save, results, classes)
     choice = choose_conf(truth, results, draws) if choose else None

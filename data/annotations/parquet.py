@@ -57,7 +57,7 @@ def open_parquet(path: str | Path, *, overwrite: bool = False) -> Iterator[Calla
 
     def add(result: SlideResult) -> None:
         add_source(provenance, result)
-        slide = {"slide": result.slide, "width": result.width, "height": result.height}
+        slide = {"slide": _storable(result.slide), "width": result.width, "height": result.height}
         slides.append({**slide, "um_per_px": result.um_per_px, "grains": len(result), "notes": list(result.notes)})
         rows.extend(grain_rows(result))
         if len(rows) >= _GROUP_ROWS:

@@ -121,11 +121,18 @@ def left_out(path: str | Path, count: int, what: str) -> None:
 
 
 def labelled(path: str | Path, name: str, width: int, height: int, rows: Sequence[Row]) -> LabelledImage:
-    """The rows of one image put together.
+    """The rows of one image put together; boxes that stick out of it are cut at its border.
 
     Raises:
-        AnnotationError: Only some of the boxes have a confidence, or one is outside [0, 1].
+        AnnotationError: A box lies outside of the image, only some of the boxes have a confidence, or one is outside
+            [0, 1].
     """
+    for x1, y1, x2, y2 in (row.box for row in rows):
+        if x1 > width or y1 > height or x2 < 0 or y2 < 0:
+            raise AnnotationError(
+                f"{path}: {name}: expected boxes on its {width} x {height} pixels, got one from {x1:g}, {y1:g} to "
+                f"{x2:g}, {y2:g}; is it the size of another picture, or of this one turned?"
+            )
     scores = [row.confidence for row in rows if row.confidence is not None]
     if scores and len(scores) < len(rows):
         raise AnnotationError(
@@ -138,7 +145,7 @@ def labelled(path: str | Path, name: str, width: int, height: int, rows: Sequenc
         image=name,
         width=width,
         height=height,
-        boxes=np.array([row.box for row in rows], np.float32).reshape(-1, 4),
+        boxes=np.array([row.box for row in rows], np.float32).reshape(-1, 4).clip(0, [width, height, width, height]),
         labels=tuple(row.label for row in rows),
         confidence=np.array(scores, np.float32) if scores else None,
         ids=ids if ids and len(ids) == len(rows) else None,

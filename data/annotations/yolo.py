@@ -18,7 +18,7 @@ from ...errors import AnnotationError, SlideError, UsageError
 from ..atomic import refuse_existing, write_text
 from . import LabelledImage
 from .names import slide_stems
-from .reading import Row, box, expecting, labelled, read_text
+from .reading import Row, box, expecting, labelled, left_out, read_text
 
 __all__ = [
     "find_root",
@@ -193,7 +193,7 @@ def find_splits(config: str | Path) -> dict[str, list[Path]]:
 
 
 def read_label_file(path: str | Path, names: Sequence[str], *, image: str, width: int, height: int) -> LabelledImage:
-    """Reads the labels of one image; boxes are cut at its border.
+    """Reads the labels of one image; boxes are cut at its border, and lines that repeat another count once.
 
     Args:
         path: The label file.
@@ -205,12 +205,17 @@ def read_label_file(path: str | Path, names: Sequence[str], *, image: str, width
     Raises:
         AnnotationError: A line does not say what it should.
     """
-    rows = []
+    rows, seen, repeated = [], set(), 0
     for number, line in enumerate(read_text(path).splitlines(), 1):
         if fields := line.split():
+            if tuple(fields) in seen:
+                repeated += 1
+                continue
+            seen.add(tuple(fields))
             what = f"a class below {len(names)}, then 4 or 5 shares in 0..1 or an outline of 3 or more x y pairs"
             with expecting(f"{path}:{number}", what, line):
                 rows.append(_row(fields, names, width, height))
+    left_out(path, repeated, "lines that repeat another")
     return labelled(path, image, width, height, rows)
 
 

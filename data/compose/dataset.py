@@ -68,6 +68,11 @@ def compose_dataset(
     missing = sorted(held_out - set(taxa))
     if missing:
         raise UsageError(f"unknown taxa without reference pictures: {', '.join(missing)}")
+    if untaught := sorted({r.taxon for r in references["test"]} - set(taxa)):
+        raise InputError(
+            f"{recipe.test_reference}: expected taxa of {recipe.reference}, got also {', '.join(untaught)}, which "
+            "have no class; take their folders out"
+        )
     labels = {t: UNKNOWN if t in held_out else taxon_of(t) for t in taxa}
     (out / "parts" / "cuts").mkdir(parents=True)
     try:
@@ -152,7 +157,8 @@ def _finish(
         if any(one.masks is not None for one in images):
             shown = [(one.annotation.image, one.masks) for one in own if one.masks is not None]
             write_masks(shown, out / "masks" / f"{split}.json", classes)
-    lines = [f"path: {out.resolve()}", *(f"{s}: images/{s}" for s in by_split), "names:"]
+    root = json.dumps(str(out.resolve()), ensure_ascii=False)
+    lines = [f"path: {root}", *(f"{s}: images/{s}" for s in by_split), "names:"]
     lines += [f"  {i}: {json.dumps(name, ensure_ascii=False)}" for i, name in enumerate(classes)]
     write_text(out / "data.yaml", "\n".join(lines) + "\n")
     manifest = {

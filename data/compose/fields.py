@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
+from ...errors import InputError
 from ..backgrounds import Field, clean_windows, standing_out, window_of
 from ..references import find_fields, read_field, read_field_splits
 from .crew import Crew
@@ -64,6 +65,13 @@ def keep_fields(recipe: Recipe, folder: Path, crew: Crew) -> tuple[list[KeptFiel
         InputError: A folder is missing or holds no pictures, or one of them cannot be read.
     """
     splits = read_field_splits(recipe.field_splits) if recipe.field_splits else {}
+    folders = [f for f in (*recipe.fields, *recipe.debris_fields, recipe.labelled_fields) if f]
+    if stray := sorted(splits.keys() - {path.name for one in folders for path in find_fields(one)}):
+        # A field that is not listed is trained on.
+        raise InputError(
+            f"{recipe.field_splits}: expected files of {', '.join(map(str, folders)) or 'fields'}, got {stray[0]}, "
+            "which is none of them; mend the row or take it out"
+        )
     lending = [
         _Source(source, path, all_marked, _DEBRIS_SIDES if all_marked else _CLEAN_SIDES)
         for source, all_marked in [*((f, False) for f in recipe.fields), *((f, True) for f in recipe.debris_fields)]

@@ -11,6 +11,7 @@ from typing import Any
 import cv2
 import numpy as np
 
+from ...errors import InputError
 from ..annotations import LabelledImage
 from ..annotations.yolo import label_lines
 from ..masks import GrainMask, packed
@@ -106,20 +107,24 @@ class Writer:
         made = []
         for y in range(top, max(1, height - size + 1), size):
             for x in range(left, max(1, width - size + 1), size):
+                tile = picture[y : y + size, x : x + size]
+                # Smaller than a tile where the field is.
+                high, wide = tile.shape[:2]
                 boxes = one.grains * scale - np.array([x, y, x, y], np.float32)
-                clipped = boxes.clip(0, size)
+                clipped = boxes.clip(0, [wide, high, wide, high])
                 keep = _areas(clipped) > 0.35 * _areas(boxes)
                 labels = (recipe.labelled_class,) * int(keep.sum())
                 name = f"{Path(one.name).stem}_{repeat}_{x}_{y}.jpg"
-                annotation = LabelledImage(name, size, size, clipped[keep], labels)
-                self._write(split, picture[y : y + size, x : x + size], annotation, quality=92)
+                annotation = LabelledImage(name, wide, high, clipped[keep], labels)
+                self._write(split, tile, annotation, quality=92)
                 told = _told(split, annotation, background=one.name, scale=round(scale, 4), silver=True)
                 made.append(MadeImage(split, annotation, told))
         return made
 
     def _write(self, split: str, picture: np.ndarray, annotation: LabelledImage, quality: int) -> None:
         path = self.out / "images" / split / annotation.image
-        cv2.imwrite(str(path), picture[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, quality])
+        if not cv2.imwrite(str(path), picture[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, quality]):
+            raise InputError(f"{path}: cannot be written; is the disk full?")
         label = self.out / "labels" / split / f"{path.stem}.txt"
         label.write_text(label_lines(annotation, self.classes))
 

@@ -265,6 +265,13 @@ def test_other_images_are_refused(folder, tmp_path):
     assert ImageSet.parse("a=b/data.yaml:test:scene_*").only == "scene_*"
 
 
+def test_true_boxes_of_two_pictures_of_one_name_are_refused(tmp_path):
+    images = [LabelledImage(f"{part}/x.jpg", 9, 9, np.zeros((0, 4)), ()) for part in "ab"]
+    write_coco(images, tmp_path / "truth.json")
+    with pytest.raises(InputError, match=r"different file names, got b/x\.jpg and another"):
+        Truth("both", tmp_path / "truth.json").read()
+
+
 def test_the_page_and_the_plot(document, tmp_path):
     page = tmp_path / "page.md"
     page.write_text("# A\n<!-- bench:scores-composed -->\nold\n<!-- /bench:scores-composed -->\n")

@@ -10,6 +10,7 @@ from palyno.app.cli import cli
 from palyno.app.commands.convert import FORMATS
 from palyno.data.annotations import LabelledImage
 from palyno.data.annotations.coco import read_coco, write_coco
+from PIL import Image
 
 
 @pytest.mark.parametrize(("first", "second"), [*itertools.permutations(FORMATS, 2)])
@@ -36,3 +37,17 @@ def test_a_target_that_is_there_is_not_overwritten(tmp_path):
         cli, ["convert", str(tmp_path / "a.json"), str(tmp_path / "a.json"), "--from", "coco", "--to", "coco"]
     )
     assert done.exit_code == 2
+
+
+def test_a_training_set_tells_the_boxes_of_the_pictures_that_are_listed(tmp_path):
+    boxes = np.array([[10, 20, 60, 90], [100, 100, 160, 150]])
+    images = [LabelledImage(f"{name}.png", 400, 300, boxes, ("Betula", "Poaceae")) for name in "abc"]
+    write_coco(images, tmp_path / "coco.json")
+    for name in "abc":
+        Image.new("RGB", (400, 300)).save(tmp_path / f"{name}.png")
+    for split, name in (("train", "a"), ("val", "c")):
+        (tmp_path / f"{split}.txt").write_text(name)
+    line = ["convert", str(tmp_path / "coco.json"), str(tmp_path / "set"), "--from", "coco", "--to", "yolo", "--json"]
+    done = CliRunner().invoke(cli, [*line, "--splits", str(tmp_path), "--pictures", str(tmp_path)])
+    assert done.exit_code == 0, done.output
+    assert {key: json.loads(done.stdout)[key] for key in ("images", "boxes")} == {"images": 2, "boxes": 4}

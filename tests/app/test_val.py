@@ -29,6 +29,7 @@ from palyno.vision.validate import read_split
 from PIL import Image
 
 PICTURES = Path(__file__).parent.parent / "data" / "pictures" / "pollen73s"
+SAMPLES = Path(palyno.__file__).parent / "data" / "samples"
 NAMES = {"classes", "confusion", "reliability", "precision_recall", "counts"}
 
 
@@ -56,6 +57,22 @@ def test_kept_predictions_give_the_very_same_report(scenes):
     again = val(data, "--predictions", found, "--draws", 40, "--json")
     assert json.loads(again.stdout) == report
     assert report["arguments"]["tile"] == 640 and len(report["sha256"]) == 64
+
+
+def test_predictions_of_pictures_of_one_name_in_two_folders_are_told_apart(tmp_path):
+    """One is of grains and one is empty, so that mistaken for each other they would find nothing."""
+    for folder, source in (("a", "rice_dense.jpg"), ("b", "peat.jpg")):
+        for kind in ("images", "labels"):
+            (tmp_path / kind / folder).mkdir(parents=True)
+        shutil.copy(SAMPLES / source, tmp_path / "images" / folder / "x.jpg")
+    (tmp_path / "labels/a/x.txt").write_text("0 0.5 0.5 0.1 0.1\n")
+    data = tmp_path / "data.yaml"
+    data.write_text("train: images\nval: images\nnames: [Oryza]\n")
+    kept = tmp_path / "found.json.gz"
+    first = val(data, "--device", "cpu", "--draws", 0, "--save", kept, "--json")
+    again = val(data, "--predictions", kept, "--draws", 0, "--json")
+    assert again.exit_code == 0, again.output
+    assert json.loads(again.stdout) == json.loads(first.stdout)
 
 
 def test_predictions_are_kept_in_a_new_folder_and_a_place_where_they_cannot_be_is_refused_first(scenes, tmp_path):

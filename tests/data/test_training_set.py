@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import shutil
 
+import numpy as np
 import pytest
 import yaml
+from palyno.data.annotations import LabelledImage
 from palyno.data.annotations.yolo import find_splits
-from palyno.data.training_set import read_training_set, training_document
+from palyno.data.training_set import read_split_lists, read_training_set, training_document, write_training_set
 from palyno.errors import InputError
 from PIL import Image
 
@@ -93,6 +95,13 @@ def test_broken_and_missing_files_are_named(tmp_path):
     picture.write_bytes(picture.read_bytes()[:60])
     with pytest.raises(InputError, match=r"images/train/a\.png"):
         read_training_set(data)
+    # Header and end are whole, but not the pixels.
+    Image.effect_noise((64, 64), 50).save(picture)
+    data_of_it = bytearray(picture.read_bytes())
+    data_of_it[len(data_of_it) // 2] ^= 255
+    picture.write_bytes(data_of_it)
+    with pytest.raises(InputError, match=r"images/train/a\.png: expected a picture, but it cannot be decoded"):
+        read_training_set(data)
     for picture in (tmp_path / "images" / "train").iterdir():
         picture.unlink()
     with pytest.raises(InputError, match=r"train: expected pictures in .*images/train, found none"):
@@ -111,3 +120,45 @@ def test_splits_can_be_several_folders_and_lists(tmp_path):
         "images/train/b.png",
         "images/val/c.png",
     ]
+
+
+def labelled(name, x):
+    return LabelledImage(name, 200, 100, np.array([[x, 10, x + 20, 30]], np.float32), ("Alnus",))
+
+
+def listed(folder, train, val):
+    folder.mkdir()
+    (folder / "train.txt").write_text(train)
+    (folder / "val.txt").write_text(val)
+    return read_split_lists(folder)
+
+
+def test_lists_name_pictures_with_spaces_and_dots_by_name_or_stem(tmp_path):
+    names = ("slide 1.jpg", "12.03.jpg", "12.04.jpg")
+    for i, name in enumerate(names):
+        (tmp_path / name).write_bytes(bytes([i]))
+    lists = listed(tmp_path / "lists", "slide 1\n12.03\n", "fields/12.04.jpg\r\n\n")
+    images = [labelled(f"fields/{name}", 10 * i) for i, name in enumerate(names)]
+    assert write_training_set(images, tmp_path, lists, tmp_path / "out") == {"train": 2, "val": 1}
+    for i, (split, name) in enumerate(zip(("train", "train", "val"), names, strict=True)):
+        assert (tmp_path / "out/images" / split / name).read_bytes() == bytes([i])
+        text = (tmp_path / "out/labels" / split / f"{name.removesuffix('.jpg')}.txt").read_text()
+        assert float(text.split()[1]) == (10 * i + 10) / 200
+
+
+@pytest.mark.parametrize(
+    ("names", "val", "says"),
+    [
+        (("monday/a.jpg", "tuesday/a.jpg", "b.jpg"), "b", "got monday/a.jpg and tuesday/a.jpg"),
+        (("a.jpg", "b.jpg"), "a.jpg", "val: expected every picture in one list once, a.jpg is listed twice"),
+        (("a.jpg", "b.jpg"), "c", "val: expected labels for each picture in the list, c has none"),
+        (("a.jpg", "c.jpg"), "c", "c.jpg: there are labels for this picture, but no picture"),
+    ],
+)
+def test_a_picture_gets_no_labels_of_another_and_is_in_one_split(names, val, says, tmp_path):
+    for name in ("a.jpg", "b.jpg"):
+        (tmp_path / name).touch()
+    lists = listed(tmp_path / "lists", "a\n", val)
+    with pytest.raises(InputError, match=says):
+        write_training_set([labelled(name, 0) for name in names], tmp_path, lists, tmp_path / "out")
+    assert not (tmp_path / "out").exists()

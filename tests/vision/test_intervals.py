@@ -138,6 +138,24 @@ def test_a_draw_is_the_figure_of_the_images_drawn():
         assert drawn["f1"][0] == pytest.approx(quality.f1)
 
 
+def test_draws_without_a_grain_say_nothing_of_how_grains_are_found():
+    """Of four images one has grains, all found: no draw can have found less of them, or counted better than by 50 %."""
+    boxes = np.array([[10, 10, 40, 40], [60, 60, 90, 90]], np.float32)
+    one, none = LabelledImage("a", 99, 99, boxes, ("grain",) * 2), LabelledImage("b", 99, 99, boxes[:0], ())
+    more = np.vstack([boxes, [[10, 60, 40, 90]]])
+    seen = LabelledImage("a", 99, 99, more, ("grain",) * 3, np.array([0.9, 0.8, 0.7]))
+    nothing = LabelledImage("b", 99, 99, boxes[:0], (), np.zeros(0))
+    truth, found = [one, none, none, none], [seen, nothing, nothing, nothing]
+    weights = draws(4, 200)
+    with_grains = weights[:, 0] > 0
+    assert not with_grains.all()
+    figures = counted(truth, found).figures(weights)
+    for name, expected in (("recall", 1.0), ("count_error", 0.5)):
+        assert (figures[name][with_grains] == expected).all() and np.isnan(figures[name][~with_grains]).all()
+    quality = count_quality([none], [nothing])
+    assert np.isnan([quality.recall, quality.count_error, quality.f1]).all()
+
+
 def test_nothing_found_is_nought():
     truth, found = made()
     empty = [LabelledImage(f.image, 640, 640, np.zeros((0, 4), np.float32), (), np.zeros(0, np.float32)) for f in found]

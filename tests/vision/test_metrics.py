@@ -25,6 +25,13 @@ def test_perfect_boxes_score_one_and_none_score_nothing():
     assert average_precision(truth, [image([], None, [])], ["grain"])["mAP50"] == 0
 
 
+@pytest.mark.parametrize("found", [0, 1])
+def test_where_no_grain_is_of_a_size_there_is_no_figure_whether_or_not_anything_was_found(found):
+    figures = average_precision([image([square(0)])], [image([square(200)] * found, None, [0.9] * found)], ["grain"])
+    assert figures["AP_small"] == figures["mAP50"] == figures["AR"] == 0
+    assert np.isnan([figures["AP_medium"], figures["AP_large"]]).all()
+
+
 def test_a_shifted_box_counts_up_to_its_own_overlap_only():
     shifted = image([[0, 0, 10, 8]], None, [0.9])  # IoU 0.8: right at 0.50 .. 0.80, wrong at 0.85, 0.90, 0.95
     figures = average_precision([image([square(0)])], [shifted], ["grain"])

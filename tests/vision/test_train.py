@@ -9,12 +9,14 @@ from pathlib import Path
 
 import palyno
 import pytest
+import yaml
 from palyno.data.compose import Recipe, compose_dataset
 from palyno.data.scene import SceneSettings
 from palyno.data.training_set import read_training_set
 from palyno.errors import InputError, UnknownModelError, UsageError
 from palyno.vision.models.detection import build
 from palyno.vision.models.distill import Teacher
+from palyno.vision.models.trainer import PollenTrainer
 from palyno.vision.operating import choose_conf
 from palyno.vision.train import TrainSettings, _arguments, export_checkpoint, known_classes, train
 from palyno.vision.validate import read_split, validate
@@ -297,3 +299,35 @@ def test_a_missing_data_set_and_one_without_names_are_refused(tmp_path):
     with pytest.raises(InputError, match=r"data\.yaml: names: expected a list of classes"):
         train(TrainSettings(tmp_path / "data.yaml", tmp_path / "out"))
     assert not (tmp_path / "out").exists()
+
+
+def test_a_run_goes_on_with_the_data_set_where_it_lies_now_and_with_no_other_classes(scenes, tmp_path, monkeypatch):
+    before, now = (shutil.copytree(scenes, tmp_path / name) / "data.yaml" for name in ("before", "now"))
+    for data in (before, now):
+        document = yaml.safe_load(data.read_text())
+        data.write_text(yaml.safe_dump({**document, "path": str(data.parent)}))
+    settings = TrainSettings(
+        before, tmp_path / "run", model="yolo11n", epochs=2, batch=3, imgsz=64, device="cpu", workers=0
+    )
+
+    class PowerCut(Exception):
+        pass
+
+    def cut(trainer):
+        saved(trainer)
+        raise PowerCut
+
+    saved = PollenTrainer.save_model
+    with monkeypatch.context() as patched, pytest.raises(PowerCut):
+        patched.setattr(PollenTrainer, "save_model", cut)
+        train(settings)
+    shutil.rmtree(before.parent)
+    document = yaml.safe_load(now.read_text())
+    turned = now.with_name("turned.yaml")
+    names = {i: document["names"][len(document["names"]) - 1 - i] for i in document["names"]}
+    turned.write_text(yaml.safe_dump({**document, "names": names}))
+    with pytest.raises(UsageError, match="classes that the run was begun with, in their order"):
+        train(dataclasses.replace(settings, data=turned), resume=True)
+    weights = train(dataclasses.replace(settings, data=now), resume=True)
+    assert load_weights(weights)[1].training["recipe"]["epochs"] == 2
+    assert len((tmp_path / "run/results.csv").read_text().splitlines()) == 1 + 2

@@ -21,6 +21,7 @@ from ..feed.geometry import Spread
 from ..feed.light import HSV, Light
 from ..feed.loader import DeviceLoader
 from ..weights import load_weights
+from .dataset import LabelledPictures
 from .detection import PollenModel, assemble
 from .distill import Teacher
 from .peers import Peer
@@ -34,6 +35,7 @@ from ultralytics import YOLO  # noqa: E402
 from ultralytics.engine.model import Model  # noqa: E402
 from ultralytics.models.yolo.detect import DetectionPredictor, DetectionTrainer, DetectionValidator  # noqa: E402
 from ultralytics.utils import DEFAULT_CFG, DEFAULT_CFG_DICT, RANK  # noqa: E402
+from ultralytics.utils.torch_utils import unwrap_model  # noqa: E402
 
 __all__ = ["PollenTrainer", "PollenYOLO"]
 
@@ -56,6 +58,7 @@ class PollenTrainer(DetectionTrainer):
 
     model: Any
     metrics: Any
+    listing: Path
     teacher: Teacher | None = None
 
     def __init__(
@@ -99,7 +102,8 @@ class PollenTrainer(DetectionTrainer):
 
         It is kept as `data.yaml` of the run, for ultralytics' validator, which reads it again when training ends.
         """
-        document = training_document(Path(self.args.data))
+        self.listing = Path(self.args.data)
+        document = training_document(self.listing)
         # Whoever only starts the processes of a distributed run writes nothing; they come here themselves.
         if not self.ddp:
             file = self.save_dir / "data.yaml"
@@ -107,6 +111,24 @@ class PollenTrainer(DetectionTrainer):
                 write_text(file, yaml.safe_dump(document, allow_unicode=True, sort_keys=False))
             self.args.data = str(file)
         return document
+
+    def build_dataset(self, img_path: str, mode: str = "train", batch: int | None = None) -> LabelledPictures:
+        """The pictures and boxes of a split, as palyno reads them."""
+        network: Any = unwrap_model(self.model)
+        return LabelledPictures(
+            self.listing,
+            mode,
+            data=self.data,
+            imgsz=self.args.imgsz,
+            batch_size=batch,
+            augment=mode == "train",
+            hyp=self.args,
+            rect=mode == "val",
+            cache=self.args.cache or None,
+            stride=max(int(network.stride.max()), 32),
+            pad=0.0 if mode == "train" else 0.5,
+            prefix=f"{mode}: ",
+        )
 
     def get_dataloader(self, dataset_path: str, batch_size: int = 16, rank: int = 0, mode: str = "train") -> Any:
         """ultralytics', or for training with `cache="gpu"` or `"host"` a `DeviceLoader`."""

@@ -5,6 +5,7 @@ import json
 import numpy as np
 import pytest
 from palyno.data.annotations.coco import read_coco, write_coco
+from palyno.data.annotations.yolo import read_yolo, write_yolo
 from palyno.errors import AnnotationError, UsageError
 
 
@@ -87,6 +88,26 @@ def test_ids_need_not_start_at_1_when_reading(tmp_path):
     (tmp_path / "a.json").write_text(json.dumps(GOOD))
     (image,) = read_coco(tmp_path / "a.json")
     assert image.boxes.tolist() == [[1, 2, 4, 6]] and image.labels == ("Oryza",)
+
+
+def test_a_box_that_sticks_out_is_cut_so_that_its_labels_can_be_trained_on(tmp_path):
+    """COCO boxes, and turned rectangles, often do; as shares they would be refused."""
+    boxes = [[-2, 2, 5, 4], [7, 7, 6, 2.5], [0, 0, 10, 10]]
+    annotations = [{**GOOD["annotations"][0], "id": i, "bbox": box} for i, box in enumerate(boxes)]
+    (tmp_path / "a.json").write_text(json.dumps({**GOOD, "annotations": annotations}))
+    images = read_coco(tmp_path / "a.json")
+    assert images[0].boxes.tolist() == [[0, 2, 3, 6], [7, 7, 10, 9.5], [0, 0, 10, 10]]
+    write_yolo(images, tmp_path / "yolo")
+    np.testing.assert_allclose(read_yolo(tmp_path / "yolo")[0].boxes, images[0].boxes, atol=1e-4)
+
+
+def test_a_box_beside_the_picture_tells_of_a_picture_of_another_size(tmp_path):
+    annotations = [{**GOOD["annotations"][0], "bbox": [12, 2, 3, 4]}]
+    (tmp_path / "a.json").write_text(json.dumps({**GOOD, "annotations": annotations}))
+    with pytest.raises(
+        AnnotationError, match=r"a\.png: expected boxes on its 10 x 10 pixels, got one from 12, 2 to 15, 6"
+    ):
+        read_coco(tmp_path / "a.json")
 
 
 @pytest.mark.parametrize(

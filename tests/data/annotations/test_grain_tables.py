@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import dataclasses
 import json
 
 import numpy as np
@@ -245,3 +246,11 @@ def test_a_failing_slide_leaves_no_table(write, results, tmp_path):
     write(results, tmp_path / "a")
     with pytest.raises(UsageError, match="--overwrite"):
         write(results, tmp_path / "a")
+
+
+def test_a_slide_whose_name_is_no_text_is_read_back(results, same, tmp_path):
+    """Linux allows file names that are not UTF-8; Python gives their bytes as surrogates."""
+    slide = dataclasses.replace(results[0], slide="a\udc80.tif")
+    (read,) = read_parquet(write_parquet([slide], tmp_path / "g.parquet"))
+    assert read.image == "a\\udc80.tif"
+    same([dataclasses.replace(read, image=slide.slide)], [slide.to_annotations()], px=0)

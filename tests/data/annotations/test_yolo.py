@@ -111,6 +111,15 @@ def test_boxes_and_outlines_are_mixed(tmp_path):
     np.testing.assert_allclose(image.boxes, [[40, 15, 60, 35], [10, 10, 30, 30]], atol=1e-4)
 
 
+def test_a_line_that_is_there_twice_is_one_grain(tmp_path):
+    """As ultralytics trains on it."""
+    line = "0 0.5 0.5 0.2 0.2\n"
+    (tmp_path / "a.txt").write_text(line + "0 0.5 0.5 0.2 0.3\n" + line)
+    with pytest.warns(UserWarning, match=r"a\.txt: left out 1 lines that repeat another"):
+        image = read_label_file(tmp_path / "a.txt", ["Oryza"], image="a.png", width=100, height=100)
+    assert len(image) == 2
+
+
 def test_lines_have_six_decimals_and_no_confidence():
     image = LabelledImage("a", 300, 100, [[0, 0, 100, 50]], ("Oryza",), np.array([0.5], np.float32))
     assert label_lines(image, ["Alnus", "Oryza"]) == "1 0.166667 0.250000 0.333333 0.500000\n"

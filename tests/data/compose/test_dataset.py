@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import cv2
@@ -139,6 +140,24 @@ def test_tiles_of_labelled_fields_keep_every_whole_grain_once(composed):
     assert "Oryza" in manifest["classes"]
 
 
+def test_labels_of_a_field_smaller_than_a_tile_lie_on_its_grains(tmp_path):
+    """An ellipse's extent, in the tile as written; YOLO's labels are shares of that tile."""
+    for kind in ("images", "labels"):
+        (tmp_path / "fields" / kind).mkdir(parents=True)
+    picture = np.full((180, 200, 3), 235, np.uint8)
+    cv2.ellipse(picture, (120, 90), (40, 25), 0, 0, 360, (70, 90, 140), -1)
+    cv2.imwrite(str(tmp_path / "fields/images/a.png"), picture)
+    (tmp_path / "fields/labels/a.txt").write_text(f"0 {120.5 / 200} {90.5 / 180} {81 / 200} {51 / 180}\n")
+    out = tmp_path / "set: a #1"
+    compose_dataset(recipe(labelled_fields=tmp_path / "fields", scenes={"train": 0, "val": 1, "test": 0}), out)
+    (tile,) = [image for image in read_yolo(out / "data.yaml") if "scene" not in image.image]
+    dark = cv2.imread(str(out / tile.image), cv2.IMREAD_GRAYSCALE) < 160
+    rows, columns = dark.any(1).nonzero()[0], dark.any(0).nonzero()[0]
+    extent = [columns[0], rows[0], columns[-1] + 1, rows[-1] + 1]
+    np.testing.assert_allclose(tile.boxes, [extent], atol=1)
+    assert (tile.width, tile.height) == dark.shape[::-1]
+
+
 def test_the_manifest_tells_how_to_make_it_again(composed):
     out, manifest = composed
     stored = json.loads((out / "manifest.json").read_text())
@@ -188,6 +207,13 @@ def test_what_cannot_be_composed_is_refused(tmp_path, change, error, says):
         compose_dataset(
             Recipe(reference, unknown=options.pop("unknown", UNKNOWN), scene=SMALL, **options), tmp_path / "out"
         )
+
+
+def test_a_test_taxon_that_nothing_is_trained_on_is_refused(tmp_path):
+    test = shutil.copytree(PICTURES / "val", tmp_path / "val")
+    shutil.copytree(test / "zea_mays", test / "quercus_robur")
+    with pytest.raises(InputError, match="got also quercus_robur, which have no class"):
+        compose_dataset(recipe(test_reference=test), tmp_path / "out")
 
 
 def test_a_folder_that_holds_files_is_not_written_into(tmp_path):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shutil
+
 import cv2
 import numpy as np
 import pytest
@@ -10,6 +12,7 @@ from palyno.data.compose import Recipe
 from palyno.data.compose.crew import Crew
 from palyno.data.compose.fields import background, keep_fields
 from palyno.data.references import read_fields
+from palyno.errors import InputError
 
 
 @pytest.fixture(scope="module")
@@ -49,6 +52,23 @@ def test_pixels_and_windows_are_those_of_a_field_read_anew(folder, kept):
         for side, corners in one.windows:
             np.testing.assert_array_equal(corners, expected[side])
     assert 0 < len(lending[1].windows[0][1]) < len(lending[2].windows[0][1])
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "says"),
+    [
+        ("splits.csv", "file,split\nb,test\n", "expected files of .*, got b, which is none of them"),
+        ("splits.csv", "file;split\nb.png;test\n", "row 1: expected the columns file, split; missing: file, split"),
+        ("splits.csv", "file,split\nb.png\n", "row 1: .*missing: split"),
+        ("images/b.jpg", "", "labels/b.txt is of both b.jpg and b.png"),
+    ],
+)
+def test_a_field_does_not_come_into_another_split_than_was_meant_for_it(name, text, says, folder, tmp_path):
+    mine = shutil.copytree(folder, tmp_path / "mine")
+    (mine / name).write_text(text)
+    made = Recipe(mine, fields=(mine,), labelled_fields=mine, field_splits=mine / "splits.csv")
+    with Crew(1, tmp_path) as crew, pytest.raises(InputError, match=says):
+        keep_fields(made, tmp_path / "kept", crew)
 
 
 def test_a_picture_that_lends_and_is_labelled_is_kept_once(kept, tmp_path):
