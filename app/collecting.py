@@ -33,8 +33,9 @@ __all__ = ["MARGIN", "Known", "SourceReport", "collect", "crop", "find_sources",
 # Share of a grain's box that is cut with it on every side: its outline, and some of what it lies on.
 MARGIN = 0.15
 
-# Items that are encoded at once, and records that are committed at once: each commit copies the records' file.
-_ENCODED, _COMMITTED = 128, 4096
+# Items that are encoded at once; records that are committed at once, as each commit copies the records' file; seconds
+# to wait for another process that commits, as to encode so many takes longer.
+_ENCODED, _COMMITTED, PATIENCE = 128, 4096, 60.0
 
 Known = Literal["skip", "update"]
 
@@ -165,6 +166,10 @@ class _Adding:
 
     def news(self, keys: Sequence[str]) -> set[str]:
         """The keys that have to be read; the others are counted as known, and left unless they are to be replaced."""
+        # One picture may lie there under two names: its grains are known then, as they are from another source.
+        taken = {record.key for record in (*self._encoded, *(record for record, _ in self._waiting))}
+        if not taken.isdisjoint(keys):
+            self.commit()
         there = self.collection.known(keys)
         self.report.known += len(there)
         self.report.added += len(set(keys)) - len(there)
@@ -192,7 +197,7 @@ class _Adding:
         self._encode()
         if not self._encoded:
             return
-        with self.collection.batch():
+        with self.collection.batch(wait=PATIENCE):
             ids = self.collection.add(self._encoded, None, known=self.known)
             for encoder, parts in zip(self.encoders, self._vectors, strict=True):
                 if parts:

@@ -47,6 +47,7 @@ class ExplainOptions:
         imgsz: See there.
         overlap: See there.
         um_per_px: See there.
+        views: See there; without it an identifier of a run with several views would mean another grain.
         overwrite: Replace files that are there.
     """
 
@@ -66,6 +67,7 @@ class ExplainOptions:
     imgsz: int | None = None
     overlap: int | str = "auto"
     um_per_px: float | None = None
+    views: int = 1
     overwrite: bool = False
 
     def __post_init__(self) -> None:
@@ -113,6 +115,7 @@ def explain_slide(
                 tile=options.tile,
                 imgsz=options.imgsz,
                 overlap=options.overlap,
+                views=options.views,
             )
             made = result.provenance.arguments
             # The tiles that the grains were found in, which are smaller than asked where grains are small.

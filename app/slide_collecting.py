@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ..errors import InputError, SlideError, UsageError
-from .collecting import Known, SourceReport, grain_key, grain_record
+from .collecting import PATIENCE, Known, SourceReport, grain_key, grain_record
 from .inputs import gather
 from .ledger import Content
 from .progress import Progress
@@ -126,7 +126,8 @@ class _Adding:
         """Brings what was taken to the disk."""
         if self._records:
             vectors = np.stack(self._vectors)
-            self.collection.add(list(self._records.values()), self.encoder, vectors=vectors, known=self.known)
+            with self.collection.batch(wait=PATIENCE):
+                self.collection.add(list(self._records.values()), self.encoder, vectors=vectors, known=self.known)
         self._records, self._vectors = {}, []
 
 

@@ -65,6 +65,7 @@ class Box(click.ParamType):
 @shared.tile
 @shared.overlap
 @shared.um_per_px
+@shared.views
 @shared.overwrite
 @shared.as_json
 @shared.quiet

@@ -81,19 +81,26 @@ def build(
 ) -> int:
     """Make a new collection from SOURCE...
 
-    With --overwrite a collection that is there is emptied by the same commit that fills it.
+    With --overwrite a collection that is there is emptied by the same commit that fills it; where nothing comes in, it
+    stays as it is.
     """
     from ...errors import UsageError
     from ...retrieval.collection import Collection
+    from ..collecting import PATIENCE
 
     fill = _filling(sources, slides, False, quiet, reading)
     if (collection / "manifest.json").exists():
         with Collection.open(collection, indexes=False) as opened:
             if len(opened) and not overwrite:
                 raise UsageError(f"{collection} has records; add to it with palyno index add, or give --overwrite")
-            with opened.batch():
+            reports: list[SourceReport] = []
+            with contextlib.suppress(_NothingCameIn), opened.batch(wait=PATIENCE):
                 opened.delete(where="id > 0")
-                return _fill(opened, fill, quiet, as_json)
+                reports = _filled(opened, fill)
+                if not _came_in(reports):
+                    # An error undoes the batch.
+                    raise _NothingCameIn
+            return _told(opened, reports, quiet, as_json)
     with Collection.create(collection) as made:
         return _fill(made, fill, quiet, as_json)
 
@@ -258,6 +265,10 @@ def duplicates(collection: Path, threshold: float, space: str | None, where: str
         click.echo(f"{_number(found.left_out, found.kind)} without a vector there not compared", err=True)
 
 
+class _NothingCameIn(Exception):
+    """Undoes what was emptied to be filled."""
+
+
 @contextlib.contextmanager
 def _opened(path: Path, **options: Any) -> Iterator[Collection]:
     from ...retrieval.collection import Collection
@@ -300,10 +311,21 @@ def _filling(
 
 def _fill(collection: Collection, fill: Callable[[Collection], list[SourceReport]], quiet: bool, as_json: bool) -> int:
     """Adds the sources and tells what became of them; 3 where something was left out, 4 where nothing came in."""
+    return _told(collection, _filled(collection, fill), quiet, as_json)
+
+
+def _filled(collection: Collection, fill: Callable[[Collection], list[SourceReport]]) -> list[SourceReport]:
     with contextlib.redirect_stdout(sys.stderr):
-        reports = fill(collection)
+        return fill(collection)
+
+
+def _came_in(reports: Sequence[SourceReport]) -> bool:
+    return any(report.added or report.known for report in reports)
+
+
+def _told(collection: Collection, reports: Sequence[SourceReport], quiet: bool, as_json: bool) -> int:
     _tell_reports(collection, reports, quiet, as_json)
-    if not any(report.added or report.known for report in reports):
+    if not _came_in(reports):
         return 4
     return 3 if any(report.skipped for report in reports) else 0
 

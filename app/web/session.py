@@ -87,7 +87,7 @@ class Session:
         self.detector: Detector | None = None
         self.um_per_px: float | None = None
         self.began = ""
-        self._stop = threading.Event()
+        self._stop, self._closed = threading.Event(), False
 
     @property
     def cancelled(self) -> bool:
@@ -104,6 +104,7 @@ class Session:
 
     def close(self) -> None:
         """Stops, and removes the files."""
+        self._closed = True
         self.cancel()
         shutil.rmtree(self.folder, ignore_errors=True)
 
@@ -143,6 +144,9 @@ class Session:
         finally:
             worker.join()
             self.seconds = time.monotonic() - began
+            if self._closed:
+                # A slide whose last tile was done is still drawn.
+                self.close()
 
     def _work(
         self,

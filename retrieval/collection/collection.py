@@ -105,8 +105,11 @@ class Collection(Questions):
         return cls(path, Generation.open(path, Layout(shards, engine, indexes, check, device)), encoders)
 
     @contextmanager
-    def batch(self) -> Iterator[Collection]:
+    def batch(self, *, wait: float = 0.0) -> Iterator[Collection]:
         """Makes the changes in the block one commit; an error in it undoes them all.
+
+        Args:
+            wait: Seconds to wait for another process that is writing.
 
         Raises:
             UsageError: Another process is writing.
@@ -119,7 +122,7 @@ class Collection(Questions):
                 finally:
                     self._depth -= 1
                 return
-            with locked(self.path / ".palyno" / "lock"):
+            with locked(self.path / ".palyno" / "lock", wait=wait):
                 self.refresh()
                 self._generation.sweep()
                 self._depth = 1

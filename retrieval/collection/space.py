@@ -124,7 +124,9 @@ class Space:
         """Moves the rows in use to a new file."""
         ids = records.rows(self.entry.number, self.store.rows)
         rows = np.flatnonzero(ids >= 0)
-        name = _vectors_name(self.entry.number, generation)
+        # The rows may lie in a file of this very generation, when their space is as new or they were moved before.
+        while (folder / (name := _vectors_name(self.entry.number, generation))).exists():
+            generation += 1
         store = VectorStore.create(folder / name, self.entry.encoder_id, self.entry.dim)
         for part in _parts(rows):
             store.append(self.store.array()[part])

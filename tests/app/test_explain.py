@@ -67,6 +67,14 @@ def test_one_grain_or_a_place_and_nothing_is_overwritten(slide, tmp_path):
     assert place["maps"] == row["maps"] and place["logit"] == row["logit"]
 
 
+def test_an_identifier_of_a_run_with_several_views_means_its_grain(slide, tmp_path):
+    found = palyno.load("hieraedge-n", device="cpu").detect(slide, views=4)
+    arguments = ("--grain", found.grain_ids[0], "--method", "edges", "--views", 4, "--json")
+    (row,) = json.loads(run(slide, "--out", tmp_path, *arguments).stdout)["grains"]
+    assert row["box"] == pytest.approx(found.boxes[0], abs=0.01)
+    assert row["confidence"] == pytest.approx(found.confidence[0], abs=1e-4)
+
+
 def test_what_cannot_be_meant_is_said(slide, tmp_path):
     for arguments, code, message in (
         (["--grain", "9999"], 2, "expected a grain from 0001 to"),

@@ -2,6 +2,8 @@ from __future__ import annotations
 
 import json
 import shutil
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -193,6 +195,35 @@ def test_build_replaces_only_when_told_to(built, results, encoders, tmp_path):
     run("index", "build", built, tmp_path / "notes.txt", "--overwrite")
     with Collection.open(built) as collection:
         assert [record.text for _, record in collection.records()] == ["One text."]
+
+
+def test_a_build_that_brings_nothing_in_leaves_what_was_there(built, results, slides):
+    before = run("index", "info", built, "--json")["records"]
+    shutil.rmtree(slides)
+    told = run("index", "build", built, results, "--overwrite", "--json", code=4)
+    assert told["records"] == before == run("index", "info", built, "--json")["records"]
+
+
+def test_one_picture_under_two_names_is_in_once(job, encoders, slides, tmp_path):
+    shutil.copy(slides / "upper" / "a.png", slides / "twin.png")
+    job(slides, tmp_path / "results", conf=0.1)
+    rows = read_grains(tmp_path / "results" / "grains.csv")
+    twice = sum(row["slide"] == "twin.png" for row in rows)
+    told = run("index", "build", tmp_path / "c", tmp_path / "results", "--json")
+    (source,) = told["sources"]
+    assert (told["records"], source["added"], source["known"]) == (len(rows) - twice, len(rows) - twice, twice)
+    told = run("index", "add", tmp_path / "c", tmp_path / "results", "--update", "--json")
+    (source,) = told["sources"]
+    assert (told["records"], source["added"], source["known"]) == (len(rows) - twice, 0, len(rows))
+
+
+def test_grains_that_were_encoded_wait_for_another_writer(built, encoders, tmp_path):
+    (tmp_path / "notes.txt").write_text("One text.\n")
+    code = "import sys, time; from pathlib import Path; from palyno.data.lock import locked\n"
+    code += "with locked(Path(sys.argv[1])): print(flush=True); time.sleep(1)"
+    with subprocess.Popen([sys.executable, "-c", code, built / ".palyno" / "lock"], stdout=subprocess.PIPE) as other:
+        other.stdout.readline()
+        assert run("index", "add", built, tmp_path / "notes.txt", "--json")["sources"][0]["added"] == 1
 
 
 def test_records_are_removed_by_id_or_filter(built):

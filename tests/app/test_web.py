@@ -119,6 +119,17 @@ class TestSession:
                 session.cancel()
         assert 1 <= len(session.readings) < 5 and session.cancelled
 
+    def test_leaving_the_page_while_a_slide_is_drawn_leaves_no_file(self, tmp_path, slide, monkeypatch):
+        session, drawn = Session(tmp_path / "s"), Session._show
+
+        def show(*arguments):
+            session.close()
+            return drawn(*arguments)
+
+        monkeypatch.setattr(Session, "_show", show)
+        list(session.read(Detector(), [slide, slide]))
+        assert not session.folder.exists()
+
     def test_leaving_the_page_stops_the_detector(self, tmp_path, slide):
         session, detector = Session(tmp_path / "s"), Detector()
         detector.gate.clear()

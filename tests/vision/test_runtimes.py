@@ -9,11 +9,13 @@ import numpy as np
 import palyno
 import pytest
 import torch
+import torch.nn.functional as F
 from palyno import PalynoError, RejectedModelError, UnknownModelError, UsageError
 from palyno.data.slides import open_slide
 from palyno.vision.export import export
 from palyno.vision.runtimes import is_exported, open_exported, tensorrt
 from palyno.vision.runtimes.exported import About, Exported, plain
+from palyno.vision.views import STRIDES, VIEWS, averaged
 
 onnx = pytest.importorskip("onnx")
 pytest.importorskip("onnxruntime")
@@ -151,6 +153,19 @@ def test_a_file_of_fixed_size_is_given_full_images_and_full_batches():
     assert (seen[0][:, :, 32:] == 114 / 255).all()
     with pytest.raises(UsageError, match=r"at most the 64 x 64 pixels .* got 96 x 32; use a smaller --tile"):
         exported(torch.zeros(1, 3, 32, 96))
+
+
+@pytest.mark.parametrize("shape", [(32, 64), (64, 32), (32, 32), (64, 64)])
+def test_a_file_of_fixed_size_answers_for_the_cells_of_smaller_images_in_any_view(shape):
+    def run(images):
+        """Each cell answers by its own pixels."""
+        levels = [F.avg_pool2d(images, stride).flatten(2) for stride in STRIDES]
+        return torch.cat(levels, 2).repeat(1, 2, 1)
+
+    exported, images = Exported(ABOUT, lambda threads: run), torch.rand(1, 3, *shape)
+    assert torch.equal(exported(images), run(images))
+    for views in VIEWS:
+        torch.testing.assert_close(averaged(exported, images, views), averaged(run, images, views))
 
 
 def foreign_onnx(path, **properties):

@@ -13,6 +13,7 @@ import torch.nn.functional as F
 
 from ...errors import PalynoError, RejectedModelError, UsageError
 from ..network import PADDING
+from ..views import STRIDES
 from ..weights import Metadata
 
 __all__ = ["FORMAT", "About", "Exported"]
@@ -122,7 +123,7 @@ class Exported:
     """A network in another runtime, which takes images as `palyno.vision.network.Network` gives them.
 
     One of fixed size is given images of that size: smaller ones are filled up on the right and below with the grey that
-    training fills borders with, and a batch that is not full with empty images.
+    training fills borders with, and a batch that is not full with empty images. What answers for the rest is left out.
 
     Args:
         about: What its file says.
@@ -171,7 +172,15 @@ class Exported:
             )
         images = F.pad(images, (0, side - width, 0, side - height), value=PADDING / 255)
         images = torch.cat((images, images.new_zeros(-count % batch, 3, side, side)))
-        return torch.cat([self._run(part.contiguous()) for part in images.split(batch)])[:count]
+        found = torch.cat([self._run(part.contiguous()) for part in images.split(batch)])[:count]
+        # Of a network that answers for every cell of its grids: what it answers for those of the images themselves.
+        own = []
+        for stride in STRIDES:
+            cells = torch.zeros((side // stride, side // stride), dtype=torch.bool)
+            cells[: height // stride, : width // stride] = True
+            own.append(cells.flatten())
+        every = torch.cat(own).to(found.device)
+        return found[..., every] if len(every) == found.shape[-1] else found
 
 
 def plain(about: About) -> dict[str, Any]:

@@ -195,3 +195,24 @@ def test_further_columns_are_kept_as_json(tmp_path):
         extra = {"path": "/data/Lu\u0308.tif", "z": [1, 2.5, None], "ß": {"×": True}}
         c.add([Record(kind="grain", extra=extra)], "e", vectors=[[1.0]])
         assert json.dumps(c.get(1).extra) == json.dumps(extra)
+
+
+@pytest.mark.parametrize("new", [True, False])
+def test_a_batch_may_give_room_back_of_what_it_has_itself_written(tmp_path, unit, grains, new):
+    # More than a file's buffer holds, so that rows are on the disk.
+    vectors = unit(2000)
+    with Collection.create(tmp_path / "c") as c:
+        ids = c.add(grains(2000), "pictures", vectors=vectors) if not new else None
+        with c.batch():
+            ids = c.add(grains(2000), "pictures", vectors=vectors) if new else ids
+            for i in range(3):
+                c.delete(ids[10 * i : 10 * i + 10])
+                c.compact()
+        assert np.array_equal(c.vectors(ids[30:]), vectors[30:])
+        c.delete(ids[30:40])
+        c.compact()
+        assert np.array_equal(c.vectors(ids[40:]), vectors[40:])
+        # The files of this generation and of the one before it.
+        assert len(list((tmp_path / "c").glob("vectors-*"))) == 2
+    with Collection.open(tmp_path / "c") as c:
+        assert np.array_equal(c.vectors(ids[40:]), vectors[40:]) and all(check.ok for check in c.verify())
