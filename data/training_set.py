@@ -48,6 +48,18 @@ class TrainingSet:
         )
         return math.ceil(np.sort(sides)[int(0.9 * (len(sides) - 1))])
 
+    def scaling(self, side: int) -> str | None:
+        """What to say where training at `side` shows grains at another size than slides do, which are not scaled."""
+        longest = int(np.median([max(image.width, image.height) for image in self.train]))
+        if 0.8 <= longest / side <= 1.25:
+            return None
+        fitting = max(32, math.ceil(longest / 32) * 32)
+        return (
+            f"pictures of {longest} px are scaled to {side} px to train on, but slides are read as they are: grains "
+            f"are {longest / side:.2g} times as large there, and may be missed. Train with --imgsz {fitting}, or on "
+            f"pictures cut to {side} px; or give palyno detect --tile {longest} --imgsz {side}, which palyno val cannot"
+        )
+
 
 def read_training_set(data: Path) -> TrainingSet:
     """Reads all of a data set, so that no training is lost to what is wrong with it.

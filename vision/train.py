@@ -46,7 +46,8 @@ def train(settings: TrainSettings, *, resume: bool = False, told: Callable[[str]
         settings: The recipe.
         resume: Go on from `out/last.pt`, which must be a checkpoint of an unfinished run of this recipe made by you:
             it is a pickle, and loading one runs the code inside. Where only the weights are missing they are made.
-        told: Is handed what the network takes of `backbone_weights`, in a line, before training starts.
+        told: Is handed, before training starts, a line on what the network takes of `backbone_weights`, and one where
+            pictures are scaled so much that grains on slides have another size.
 
     Returns:
         The weights, `out/NAME.safetensors`.
@@ -70,6 +71,8 @@ def train(settings: TrainSettings, *, resume: bool = False, told: Callable[[str]
     # All of it, so that what is wrong with it is told now, and not when training ends.
     data = read_training_set(settings.data)
     names = data.classes
+    if told and (scaling := data.scaling(settings.imgsz)):
+        told(scaling)
     file, start = (None, None) if settings.weights is None else _trained(settings.weights)[:2]
     tutor, network = (None, None) if settings.teacher is None else _trained(settings.teacher)[1:]
     offline.switch_off()

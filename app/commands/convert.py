@@ -25,7 +25,8 @@ FORMATS = ("yolo", "coco", "voc", "geojson", "labelstudio")
 @click.option(
     "--pictures",
     type=click.Path(exists=True, file_okay=False, path_type=Path),
-    help="With --splits: folder of the pictures, which are copied into DST.",
+    help="Folder of the pictures: with --splits they are copied into DST; with --from geojson they say how large they "
+    "are, which QuPath's files do not.",
 )
 @shared.overwrite
 @shared.as_json
@@ -52,18 +53,38 @@ def convert(
     from ...data.annotations.parquet import read_parquet
     from ...data.annotations.voc import read_voc, write_voc
     from ...data.annotations.yolo import read_yolo, write_yolo
+    from ...data.folders import find_slides
     from ...data.palette import colours
+    from ...data.slides import open_slide
     from ...data.training_set import read_split_lists, write_training_set
     from ...errors import AnnotationError, UsageError
 
-    if (splits is None) != (pictures is None) or (splits and (write_as != "yolo" or overwrite)):
-        raise UsageError("expected --splits and --pictures together, with --to yolo and a new folder as DST")
+    if splits and (pictures is None or write_as != "yolo" or overwrite):
+        raise UsageError("--splits: expected --pictures, too, with --to yolo and a new folder as DST")
+    if pictures and splits is None and read_as != "geojson":
+        raise UsageError("--pictures: expected --splits or --from geojson beside it")
 
     def read_geojsons(path: Path) -> list[LabelledImage]:
         files = sorted(path.glob("*.geojson")) if path.is_dir() else [path]
         if not files:
             raise AnnotationError(f"{path}: expected a folder with .geojson files, got none")
-        return [read_geojson(file) for file in files]
+        return [read_one_geojson(file) for file in files]
+
+    def read_one_geojson(file: Path) -> LabelledImage:
+        try:
+            return read_geojson(file)
+        except UsageError:
+            if pictures is None:
+                raise
+        slides, _ = find_slides(pictures, recursive=False)
+        found = [slide for slide in slides if file.stem in (slide.stem, slide.name)]
+        if len(found) != 1:
+            got = " and ".join(slide.name for slide in found) or "none"
+            raise AnnotationError(
+                f"{file}: expected one picture of its name in {pictures}, to know its size, got {got}"
+            )
+        with open_slide(found[0]) as slide:
+            return read_geojson(file, image=slide.name, width=slide.width, height=slide.height)
 
     def write_geojsons(images: Sequence[LabelledImage], folder: Path, *, overwrite: bool) -> None:
         stems = slide_stems(image.image for image in images)

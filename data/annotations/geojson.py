@@ -85,7 +85,8 @@ def read_geojson(
 ) -> LabelledImage:
     """Reads the grains of one slide, from here or from QuPath.
 
-    An outline is read as its bounding box. A measurement that only some grains have is NaN for the others.
+    An outline is read as its bounding box. A measurement that only some grains have is NaN for the others. Where a
+    person has added grains, which have no confidence, none has one.
 
     Args:
         path: A file with a FeatureCollection, or with a list of features.
@@ -106,7 +107,10 @@ def read_geojson(
         image = image or slide.get("image") or Path(path).stem
         width, height = width or slide.get("width"), height or slide.get("height")
         if width is None or height is None:
-            raise UsageError(f"{path}: does not say how large the slide is; give its width and height in pixels")
+            raise UsageError(
+                f"{path}: does not say how large the slide is, as files of QuPath's do not; give palyno convert the "
+                "folder of the slides (--pictures), or read_geojson a width and height"
+            )
         width, height = size(width), size(height)
     rows, measurements = [], []
     for i, feature in enumerate(features):
@@ -126,6 +130,8 @@ def read_geojson(
                 )
             )
             measurements.append(values)
+    if any(row.confidence is None for row in rows):
+        rows = [row._replace(confidence=None) for row in rows]
     found = labelled(path, image, width, height, rows)
     names = sorted({name for values in measurements for name in values})
     columns = {name: np.array([values.get(name, np.nan) for values in measurements]) for name in names}

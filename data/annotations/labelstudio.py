@@ -41,16 +41,19 @@ def write_labelstudio(
     Raises:
         UsageError: The file is there.
     """
-    tasks = []
+    images, tasks = list(images), []
+    detected = any(image.confidence is not None for image in images)
     for image in images:
         result = [_region(image, i) for i in range(len(image))]
+        scores = image.confidence
         task: dict[str, Any] = {
             "data": {"image": f"{prefix}{image.image}", "width": image.width, "height": image.height}
         }
-        if image.confidence is None:
+        # Beside detections a slide without boxes is one where nothing was detected, not one that a person looked at.
+        if scores is None and (len(image) or not detected):
             task["annotations"] = [{"result": result}]
         else:
-            score = round(float(image.confidence.mean()), 4) if len(image) else 0.0
+            score = 0.0 if scores is None or not len(image) else round(float(scores.mean()), 4)
             task["predictions"] = [{"model_version": model_version, "score": score, "result": result}]
         tasks.append(task)
     return write_text(path, json.dumps(tasks, ensure_ascii=False, allow_nan=False) + "\n", overwrite=overwrite)

@@ -10,6 +10,7 @@ from palyno.app.cli import cli
 from palyno.app.commands.convert import FORMATS
 from palyno.data.annotations import LabelledImage
 from palyno.data.annotations.coco import read_coco, write_coco
+from palyno.data.annotations.geojson import write_geojson
 from PIL import Image
 
 
@@ -51,3 +52,37 @@ def test_a_training_set_tells_the_boxes_of_the_pictures_that_are_listed(tmp_path
     done = CliRunner().invoke(cli, [*line, "--splits", str(tmp_path), "--pictures", str(tmp_path)])
     assert done.exit_code == 0, done.output
     assert {key: json.loads(done.stdout)[key] for key in ("images", "boxes")} == {"images": 2, "boxes": 4}
+
+
+@pytest.fixture
+def of_qupath(tmp_path):
+    """A picture's boxes as QuPath exports them: what palyno wrote, without its word on the slide, and one box more."""
+    boxes = np.array([[10, 20, 60, 90], [200, 100, 260, 150]])
+    image = LabelledImage("a b.png", 400, 300, boxes, ("Betula", "Poaceae"), np.array([0.9, 0.8]))
+    path = write_geojson(image, tmp_path / "exported" / "a b.geojson")
+    features = json.loads(path.read_text())["features"]
+    drawn = {"type": "Polygon", "coordinates": [[[300, 10], [330, 10], [330, 40], [300, 40], [300, 10]]]}
+    properties = {"objectType": "annotation", "classification": {"name": "Alnus"}}
+    features.append({"type": "Feature", "id": "x", "geometry": drawn, "properties": properties})
+    path.write_text(json.dumps({"type": "FeatureCollection", "features": features}))
+    Image.new("RGB", (400, 300)).save(tmp_path / "a b.png")
+    return path.parent
+
+
+def test_boxes_corrected_in_qupath_get_name_and_size_from_the_pictures(tmp_path, of_qupath):
+    line = ["convert", str(of_qupath), str(tmp_path / "coco.json"), "--from", "geojson", "--to", "coco"]
+    done = CliRunner().invoke(cli, line)
+    assert done.exit_code == 2 and "--pictures" in done.output
+    done = CliRunner().invoke(cli, [*line, "--pictures", str(tmp_path)])
+    assert done.exit_code == 0, done.output
+    (image,) = read_coco(tmp_path / "coco.json")
+    assert (image.image, image.width, image.height) == ("a b.png", 400, 300)
+    assert image.labels == ("Betula", "Poaceae", "Alnus")
+    assert np.abs(image.boxes[2] - [300, 10, 330, 40]).max() < 0.5
+
+
+def test_of_two_pictures_of_one_name_none_is_guessed(tmp_path, of_qupath):
+    Image.new("RGB", (40, 30)).save(tmp_path / "a b.jpg")
+    line = ["convert", str(of_qupath), str(tmp_path / "coco.json"), "--from", "geojson", "--to", "coco"]
+    done = CliRunner().invoke(cli, [*line, "--pictures", str(tmp_path)])
+    assert done.exit_code == 3 and "got a b.jpg and a b.png" in done.output

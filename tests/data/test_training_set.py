@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 
 import numpy as np
@@ -50,6 +51,18 @@ def test_the_largest_grain_is_of_pixels_and_not_of_shares(tmp_path):
     assert read_training_set(write(tmp_path, change={"train/a": LABELS["train/a"][:18]})).largest_grain(50) == 10
     tall = write(tmp_path / "tall", change={"train/a": "0 0.5 0.5 0.1 0.8\n"})
     assert read_training_set(tall).largest_grain(200) == 80
+
+
+def test_pictures_that_training_scales_are_told_with_what_shows_grains_at_their_size_again(tmp_path):
+    data = read_training_set(write(tmp_path))  # pictures 200 px wide
+    assert data.scaling(200) is None and data.scaling(224) is None
+    shrunk, enlarged = data.scaling(64), data.scaling(640)
+    assert "3.1 times as large" in shrunk and "0.31 times as large" in enlarged
+    for side, told in ((64, shrunk), (640, enlarged)):
+        imgsz, tile = (int(re.search(f"{word} ([0-9]+)", told)[1]) for word in ("--imgsz", "--tile"))
+        assert imgsz % 32 == 0 and data.scaling(imgsz) is None
+        # Detection scales a tile to imgsz: then by as much as training did.
+        assert tile == 200 and f"--tile 200 --imgsz {side}" in told
 
 
 def test_an_outline_and_an_empty_line_are_no_fault(tmp_path):

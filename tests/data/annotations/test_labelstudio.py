@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import dataclasses
 import json
 
 import pytest
@@ -91,3 +92,15 @@ def test_another_document_is_refused(text, tmp_path):
     (tmp_path / "a.json").write_text(text)
     with pytest.raises(AnnotationError, match=r"a\.json"):
         read_labelstudio(tmp_path / "a.json")
+
+
+def test_a_slide_on_which_nothing_was_detected_is_not_told_to_be_annotated(results, truth, tmp_path):
+    (empty,) = [result.to_annotations() for result in results if not len(result)]
+    found = [result.to_annotations() for result in results]
+    # As formats without a word on slides without boxes read it back.
+    bare = dataclasses.replace(empty, confidence=None)
+    for number, images in enumerate((found, [*found[:-1], bare])):
+        tasks = json.loads(write_labelstudio(images, tmp_path / f"{number}.json").read_text())
+        assert all("annotations" not in task and len(task["predictions"]) == 1 for task in tasks)
+    tasks = json.loads(write_labelstudio(truth, tmp_path / "truth.json").read_text())
+    assert all("predictions" not in task and len(task["annotations"]) == 1 for task in tasks)
