@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 
 import click
@@ -16,7 +17,13 @@ FORMATS = ("yolo", "coco", "voc", "geojson", "labelstudio")
 @click.argument("source", metavar="SRC", type=click.Path(exists=True, path_type=Path))
 @click.argument("target", metavar="DST", type=click.Path(path_type=Path))
 @click.option("--from", "read_as", required=True, type=click.Choice([*FORMATS, "parquet"]), help="Format of SRC.")
-@click.option("--to", "write_as", required=True, type=click.Choice(FORMATS), help="Format of DST.")
+@click.option(
+    "--to",
+    "write_as",
+    required=True,
+    type=click.Choice([*FORMATS, "counts"]),
+    help="Format of DST; counts: a table as counts.csv of palyno detect.",
+)
 @click.option(
     "--splits",
     type=click.Path(exists=True, file_okay=False, path_type=Path),
@@ -28,6 +35,12 @@ FORMATS = ("yolo", "coco", "voc", "geojson", "labelstudio")
     help="Folder of the pictures: with --splits they are copied into DST; with --from geojson they say how large they "
     "are, which QuPath's files do not.",
 )
+@click.option(
+    "--address",
+    default="",
+    metavar="TEXT",
+    help="What stands before a picture's name in Label Studio's tasks, such as /data/local-files/?d=slides/.",
+)
 @shared.overwrite
 @shared.as_json
 def convert(
@@ -37,16 +50,18 @@ def convert(
     write_as: str,
     splits: Path | None,
     pictures: Path | None,
+    address: str,
     overwrite: bool,
     as_json: bool,
 ) -> None:
     """Convert boxes from one annotation format to another.
 
-    SRC and DST are a folder for yolo, voc and geojson (one file a slide), and a file for coco, labelstudio and parquet.
+    SRC and DST are a folder for yolo, voc and geojson (one file a slide), else a file.
     Names, identifiers and confidences are kept where DST's format has a place for them.
     """
     from ...data.annotations import LabelledImage
     from ...data.annotations.coco import read_coco, write_coco
+    from ...data.annotations.csv import write_label_counts
     from ...data.annotations.geojson import read_geojson, write_geojson
     from ...data.annotations.labelstudio import read_labelstudio, write_labelstudio
     from ...data.annotations.names import slide_stems
@@ -63,6 +78,8 @@ def convert(
         raise UsageError("--splits: expected --pictures, too, with --to yolo and a new folder as DST")
     if pictures and splits is None and read_as != "geojson":
         raise UsageError("--pictures: expected --splits or --from geojson beside it")
+    if address and "labelstudio" not in (read_as, write_as):
+        raise UsageError("--address: expected labelstudio as --from or --to beside it")
 
     def read_geojsons(path: Path) -> list[LabelledImage]:
         files = sorted(path.glob("*.geojson")) if path.is_dir() else [path]
@@ -97,7 +114,7 @@ def convert(
         "coco": read_coco,
         "voc": read_voc,
         "geojson": read_geojsons,
-        "labelstudio": read_labelstudio,
+        "labelstudio": partial(read_labelstudio, prefix=address),
         "parquet": read_parquet,
     }
     writers: dict[str, Callable[..., object]] = {
@@ -105,7 +122,8 @@ def convert(
         "coco": write_coco,
         "voc": write_voc,
         "geojson": write_geojsons,
-        "labelstudio": write_labelstudio,
+        "labelstudio": partial(write_labelstudio, prefix=address),
+        "counts": write_label_counts,
     }
     images = readers[read_as](source)
     if splits and pictures:

@@ -17,7 +17,8 @@ from typing import TYPE_CHECKING, Any
 
 from ...errors import AnnotationError
 from ..atomic import replacing
-from ..counts import Tally
+from ..counts import Tally, tally
+from ..taxa import counted_as
 from . import LabelledImage
 from .reading import Row, box, expecting, labelled, read_text
 
@@ -38,6 +39,7 @@ __all__ = [
     "read_grains",
     "write_counts",
     "write_grains",
+    "write_label_counts",
 ]
 
 GRAIN_COLUMNS = (
@@ -161,6 +163,16 @@ def write_counts(
     with open_counts(path, level=level, overwrite=overwrite) as add:
         for result in results:
             add(result)
+    return Path(path)
+
+
+def write_label_counts(
+    images: Iterable[LabelledImage], path: str | Path, *, level: float = 0.95, overwrite: bool = False
+) -> Path:
+    """Writes the counts of images whose boxes a person corrected or drew, in the order given; see `open_counts`."""
+    with _table(path, COUNT_COLUMNS, overwrite) as add:
+        for image in images:
+            add(count_rows(image.image, tally(map(counted_as, image.labels), level), level=level))
     return Path(path)
 
 

@@ -10,7 +10,9 @@ from palyno.app.cli import cli
 from palyno.app.commands.convert import FORMATS
 from palyno.data.annotations import LabelledImage
 from palyno.data.annotations.coco import read_coco, write_coco
+from palyno.data.annotations.csv import write_counts
 from palyno.data.annotations.geojson import write_geojson
+from palyno.vision.results import Provenance, SlideResult
 from PIL import Image
 
 
@@ -52,6 +54,40 @@ def test_a_training_set_tells_the_boxes_of_the_pictures_that_are_listed(tmp_path
     done = CliRunner().invoke(cli, [*line, "--splits", str(tmp_path), "--pictures", str(tmp_path)])
     assert done.exit_code == 0, done.output
     assert {key: json.loads(done.stdout)[key] for key in ("images", "boxes")} == {"images": 2, "boxes": 4}
+
+
+def test_boxes_are_counted_as_a_run_counts_them(tmp_path):
+    """Taxa that mean the same are one, a slide without grains has its row, limits are there: as `write_counts` says."""
+    names = {"a.png": ("Poaceae", "Poaceae sp.", "Betula", "unknown"), "b.png": (), "c/d.png": ("Betula",) * 7}
+    place = {"width": 400, "height": 300}
+    boxes = {image: np.tile([10.0, 20, 60, 90], (len(labels), 1)) for image, labels in names.items()}
+    provenance = Provenance("hieraedge-n", "0" * 64, "0.1.0")
+    results = [SlideResult(i, 400, 300, boxes[i], np.ones(len(n)), n, provenance) for i, n in names.items()]
+    write_counts(results, tmp_path / "run.csv")
+    write_coco([LabelledImage(i, boxes=boxes[i], labels=n, **place) for i, n in names.items()], tmp_path / "coco.json")
+    line = ["convert", str(tmp_path / "coco.json"), str(tmp_path / "again.csv"), "--from", "coco", "--to", "counts"]
+    assert CliRunner().invoke(cli, line).exit_code == 0
+    assert (tmp_path / "again.csv").read_bytes() == (tmp_path / "run.csv").read_bytes()
+    assert "a.png,Poaceae,2,4," in (tmp_path / "run.csv").read_text()
+    assert CliRunner().invoke(cli, line).exit_code == 2  # The table is there.
+
+
+def test_addresses_of_label_studio_stand_before_names_and_come_off_again(tmp_path):
+    address = "/data/local-files/?d=slides/"
+    boxes, names = np.array([[10, 20, 60, 90]]), ("Betula",)
+    write_coco([LabelledImage("c/a.png", 400, 300, boxes, names)], tmp_path / "coco.json")
+
+    def run(source, target, read_as, write_as):
+        paths = (str(tmp_path / source), str(tmp_path / target))
+        line = ["convert", *paths, "--from", read_as, "--to", write_as, "--address", address]
+        return CliRunner().invoke(cli, line)
+
+    assert run("coco.json", "tasks.json", "coco", "labelstudio").exit_code == 0
+    assert json.loads((tmp_path / "tasks.json").read_text())[0]["data"]["image"] == address + "c/a.png"
+    assert run("tasks.json", "back.json", "labelstudio", "coco").exit_code == 0
+    assert read_coco(tmp_path / "back.json")[0].image == "c/a.png"
+    refused = run("coco.json", "other.json", "coco", "coco")
+    assert refused.exit_code == 2 and "--address" in refused.stderr
 
 
 @pytest.fixture
