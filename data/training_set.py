@@ -57,7 +57,7 @@ class TrainingSet:
         return (
             f"pictures of {longest} px are scaled to {side} px to train on, but slides are read as they are: grains "
             f"are {longest / side:.2g} times as large there, and may be missed. Train with --imgsz {fitting}, or on "
-            f"pictures cut to {side} px; or give palyno detect --tile {longest} --imgsz {side}, which palyno val cannot"
+            f"pictures cut to {side} px; or give palyno val and detect --tile {longest} --imgsz {side}"
         )
 
 

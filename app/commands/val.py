@@ -22,6 +22,7 @@ from . import options as shared
 @click.option("--choose", type=click.Choice(["conf"]), help="Choose --conf: the least mean count error on this split.")
 @shared.iou
 @click.option("--tile", default=640, show_default=True, type=int, help="Side of a tile in pixels.")
+@shared.imgsz
 @shared.views
 @click.option("--only", metavar="GLOB", help="Only images whose name matches, such as 'scene_*'.")
 @click.option(
@@ -52,6 +53,7 @@ def val(
     choose: str | None,
     iou: float,
     tile: int,
+    imgsz: int | None,
     views: int,
     only: str | None,
     draws: int,
@@ -80,9 +82,8 @@ def val(
     def given(option: str) -> bool:
         return context.get_parameter_source(option) is not click.core.ParameterSource.DEFAULT
 
-    if predictions and (
-        idle := [name for name in ("model", "device", "runtime", "iou", "tile", "views", "save") if given(name)]
-    ):
+    of_model = ("model", "device", "runtime", "iou", "tile", "imgsz", "views", "save")
+    if predictions and (idle := [name for name in of_model if given(name)]):
         raise UsageError(f"--predictions runs no model: expected no --{idle[0]} with it")
     if choose and given("conf"):
         raise UsageError("expected --conf or --choose conf, got both")
@@ -101,7 +102,7 @@ def val(
         wanted = [result for result in results if only is None or fnmatch(Path(result.slide).name, only)]
         results = in_order(truth, wanted)
     else:
-        found, classes = _found(images, model, device, runtime, iou=iou, tile=tile, views=views)
+        found, classes = _found(images, model, device, runtime, iou=iou, tile=tile, imgsz=imgsz, views=views)
         # As the data set names them: file names alone can be alike in its folders.
         results = [replace(result, slide=image.image) for result, image in zip(found, truth, strict=True)]
     if save:

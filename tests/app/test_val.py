@@ -105,6 +105,22 @@ def test_the_limit_of_overlap_is_that_of_detect_and_is_kept(scenes, tmp_path):
     assert told[0]["counts"]["found"] <= report["counts"]["found"] < told[1]["counts"]["found"]
 
 
+def test_pictures_are_scaled_for_the_model_as_detect_scales_them(scenes, tmp_path):
+    """As weights ask for that were trained on scaled pictures: tiles of 256 px at 512, grains twice as large."""
+    data, found, _ = scenes
+    kept = tmp_path / "found.json.gz"
+    scaling = ("--tile", 256, "--imgsz", 512)
+    done = val(data, "--device", "cpu", *scaling, "--draws", 0, "--save", kept, "--json")
+    assert json.loads(done.stdout)["arguments"]["imgsz"] == 512
+    detector = palyno.load("hieraedge-n", device="cpu")
+    results = read_predictions(kept)[0]
+    for result, image in zip(results, read_split(data, "val")[0], strict=True):
+        expected = detector.detect(image, conf=0.05, tile=256, imgsz=512)
+        np.testing.assert_allclose(result.boxes, expected.boxes, atol=0.006)
+    plain = read_predictions(found)[0]
+    assert any(not np.array_equal(a.confidence, b.confidence) for a, b in zip(results, plain, strict=True))
+
+
 def test_a_coco_file_is_as_good_as_a_yolo_data_set(scenes, tmp_path):
     data, found, report = scenes
     write_coco(read_yolo(data, split="val"), tmp_path / "truth.json")
@@ -185,6 +201,7 @@ def test_labels_that_are_not_there_are_told_and_give_no_figures(scenes, tmp_path
     [
         (("--model", "hieraedge-n"), "expected no --model"),
         (("--tile", 320), "expected no --tile"),
+        (("--imgsz", 320), "expected no --imgsz"),
         (("--iou", 0.7), "expected no --iou"),
         (("--save", "x"), "expected no --save"),
         (("--choose", "conf", "--conf", 0.3), "--conf or --choose conf"),
