@@ -264,7 +264,7 @@ def test_models_without_a_choice_of_backbone_say_so():
 def test_the_command_line_names_the_backbone(arguments, model, backbone, shipped_model, tmp_path, monkeypatch):
     seen = []
 
-    def train(settings, resume):
+    def train(settings, resume, told):
         seen.append(settings)
         return find_model(shipped_model)[0]
 
