@@ -10,6 +10,7 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
+from torch.autograd.function import once_differentiable
 
 __all__ = ["Operator", "operator"]
 
@@ -43,8 +44,10 @@ class Operator:
         return function
 
     def register_autograd(self, backward: Callable[..., Any], *, setup_context: Callable[..., Any]) -> None:
-        """How it is differentiated; arguments as for `torch.library.register_autograd`."""
-        torch.library.register_autograd(self._name, backward, setup_context=setup_context, lib=_LIBRARY)
+        """How it is differentiated, once; arguments as for `torch.library.register_autograd`."""
+        # A second time PyTorch would take the gradient's own for zero, without a word.
+        once = once_differentiable(backward)
+        torch.library.register_autograd(self._name, once, setup_context=setup_context, lib=_LIBRARY)
 
 
 def operator(name: str, schema: str | None = None) -> Callable[[Callable[..., Any]], Operator]:

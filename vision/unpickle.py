@@ -113,14 +113,14 @@ class Reader(pickle.Unpickler):
             raise pickle.UnpicklingError(f"numbers of an unknown kind, {str(pid)[:80]}")
         if key not in self.storages:
             data = self.archive.read(f"{self.root}/data/{key}")
-            self.storages[key] = torch.frombuffer(bytearray(data), dtype=torch.uint8) if data else torch.empty(0)
+            self.storages[key] = (
+                torch.frombuffer(bytearray(data), dtype=torch.uint8) if data else torch.empty(0, dtype=torch.uint8)
+            )
         return self.storages[key], DTYPES[storage]
 
     def tensor(self, storage: Any, offset: int, size: Any, stride: Any, *rest: Any) -> torch.Tensor:
         """A tensor of its own on a storage."""
         numbers, dtype = storage
-        if not len(numbers):
-            return torch.empty(tuple(size), dtype=dtype)
         numbers = numbers.view(dtype)
         if math.prod(size) > len(numbers):
             raise pickle.UnpicklingError(f"a tensor of {tuple(size)} on {len(numbers)} numbers")
@@ -130,6 +130,9 @@ class Reader(pickle.Unpickler):
 def read(checkpoint: str) -> Any:
     """The object at the top of a checkpoint."""
     if not zipfile.is_zipfile(checkpoint):
+        with Path(checkpoint).open("rb") as file:
+            if file.read(4) == b"PK\x03\x04":
+                raise ValueError("a zip archive that is cut short; download it again")
         raise ValueError("no zip archive, which checkpoints of PyTorch 1.6 and later are; save it again with one")
     with zipfile.ZipFile(checkpoint) as archive:
         pickles = [name for name in archive.namelist() if name.endswith("/data.pkl") and name.count("/") == 1]

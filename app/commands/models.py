@@ -231,8 +231,8 @@ def calibrate(
     else:
         before, after = (f"{100 * value:.1f} %" for value in fit.ece)
         click.echo(
-            f"{fit.grains:,} grains, temperature {fit.temperature:.3f}; calibration error of names {before} before, "
-            f"{after} with it: {out}",
+            f"{fit.grains:,} grains, temperature {fit.temperature:.3f}; calibration error of names {before} at 1, "
+            f"{after} at this one: {out}",
             err=True,
         )
 

@@ -128,3 +128,10 @@ def test_inference_mode_frozen_weights_and_unneeded_gradients():
 def test_what_cannot_be_is_refused(options, message):
     with pytest.raises(UsageError, match=message):
         depthwise_conv2d(*tensors(), **options)
+
+
+def test_a_second_derivative_is_refused_and_not_taken_for_zero():
+    x, weight = torch.randn(1, 2, 9, 9, requires_grad=True), torch.randn(2, 1, 5, 5)
+    (slope,) = torch.autograd.grad(depthwise_conv2d(x, weight, backend="fft").square().sum(), x, create_graph=True)
+    with pytest.raises(RuntimeError, match="differentiate twice"):
+        slope.square().sum().backward()

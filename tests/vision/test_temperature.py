@@ -138,3 +138,6 @@ def test_the_command_writes_what_the_function_finds_and_refuses_to_write_over(
     assert read_metadata(out).naming_temperature == round(fit.temperature, 3)
     before = out.read_bytes()
     assert CliRunner().invoke(cli, call).exit_code != 0 and out.read_bytes() == before
+    # What is compared with is temperature 1, not the one that the weights had.
+    again = CliRunner().invoke(cli, ["models", "calibrate", str(out), *call[3:-1], str(tmp_path / "again.safetensors")])
+    assert f"{100 * fit.ece[0]:.1f} % at 1, {100 * fit.ece[1]:.1f} % at this one" in again.output

@@ -94,6 +94,25 @@ class Body(nn.Module):
         """(B, channels, H, W) with sides that are multiples of 32 -> the output maps, finest first."""
         return list(self.maps(image, self.outputs).values())
 
+    @torch.no_grad()
+    def check_strides(self, strides: Sequence[int], channels: int) -> None:
+        """Refuses a table whose outputs are not of these strides: boxes would be read on another grid than their own.
+
+        Raises:
+            UsageError: They are not, or the sources of a row do not fit together.
+        """
+        training, side = self.training, 2 * max(strides)
+        try:
+            maps = self.eval()(torch.zeros(1, channels, side, side))
+        except RuntimeError as error:
+            raise UsageError(f"layers: expected sources of one stride in each row, got {error}") from error
+        finally:
+            self.train(training)
+        got = [side / x.shape[-1] for x in maps]
+        if got != list(strides):
+            found = ", ".join(f"{stride:g} ({name})" for stride, name in zip(got, self.outputs, strict=True))
+            raise UsageError(f"outputs: expected rows of strides {', '.join(map(str, strides))} in order, got {found}")
+
     def maps(self, image: torch.Tensor, names: Sequence[str]) -> dict[str, torch.Tensor]:
         """The maps of these names, for inspection: `body.maps(image, ["edge.p3", "p3"])`.
 
@@ -113,7 +132,7 @@ class Body(nn.Module):
 
 
 def _read(row: Sequence[Any]) -> tuple[str, tuple[str, ...], str, dict[str, Any]]:
-    if isinstance(row, str) or len(row) != 4 or not isinstance(row[3], Mapping):
+    if not isinstance(row, list | tuple) or len(row) != 4 or not isinstance(row[3], Mapping):
         raise UsageError(f"expected a row [name, sources, block, {{arguments}}], got {row!r}")
     name, sources, block, arguments = row
     return name, (sources,) if isinstance(sources, str) else tuple(sources), block, dict(arguments)

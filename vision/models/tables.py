@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from copy import deepcopy
 from pathlib import Path
 from typing import Any
@@ -30,6 +30,36 @@ _FOLDER = Path(__file__).parent
 _KEYS = {"name", "options", "nc", "names", "channels", "naming_loss", "nwd"}
 _LOSSES = ("naming_loss", "nwd")
 _OWN_KEYS = {"scale", "scales", "layers", "outputs"}
+
+
+def _whole(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value >= 1
+
+
+def _scale(value: Any) -> bool:
+    numbers = value[:3] if isinstance(value, list | tuple) else ()
+    return len(numbers) == 3 and all(isinstance(n, int | float) and 0 < n < math.inf for n in numbers)
+
+
+def _texts(value: Any) -> bool:
+    return isinstance(value, list | tuple) and all(isinstance(text, str) for text in value)
+
+
+# What a file's author may have written otherwise, by key. Scales are as `rows.Scale`.
+_FORMS: dict[str, tuple[Callable[[Any], bool], str]] = {
+    "nc": (_whole, "a whole number from 1"),
+    "channels": (_whole, "a whole number from 1"),
+    "reg_max": (_whole, "a whole number from 1"),
+    "names": (_texts, "a list of names, one a class in order"),
+    "options": (lambda value: isinstance(value, Mapping), "values by name"),
+    "scale": (lambda value: isinstance(value, str), "the name of one of scales"),
+    "scales": (
+        lambda value: isinstance(value, Mapping) and all(map(_scale, value.values())),
+        "[depth, width, largest number of channels], each above 0, by name",
+    ),
+    "layers": (lambda value: isinstance(value, list | tuple), "a list of rows [name, sources, block, {arguments}]"),
+    "outputs": (lambda value: _texts(value) and len(value) == 3, "the names of three rows, of strides 8, 16 and 32"),
+}
 
 
 def model_names() -> list[str]:
@@ -70,9 +100,12 @@ def configure(
         raise UsageError(f"ultralytics: expected one of {', '.join(sorted(PEERS))}; got {config['ultralytics']!r}")
     if not peer and (missing := sorted(_OWN_KEYS - set(config))):
         raise UsageError(f"configuration: {', '.join(missing)} missing")
+    config.setdefault("options", {})
+    for key, (valid, expected) in _FORMS.items():
+        if key in config and not valid(config[key]):
+            raise UsageError(f"{key}: expected {expected}; got {config[key]!r}")
     if not peer and config["scale"] not in config["scales"]:
         raise UsageError(f"scale: expected one of {', '.join(config['scales'])}; got {config['scale']!r}")
-    config.setdefault("options", {})
     for option, value in options.items():
         if value is None:
             continue
@@ -91,7 +124,7 @@ def configure(
     if len(config.setdefault("names", [str(i) for i in range(config["nc"])])) != config["nc"]:
         raise UsageError(f"names: expected {config['nc']}, one a class, got {len(config['names'])}")
     config["channels"] = channels or config.get("channels", 3)
-    if not 0 <= config.setdefault("naming_loss", 0.0) < math.inf:
+    if not isinstance(config.setdefault("naming_loss", 0.0), int | float) or not 0 <= config["naming_loss"] < math.inf:
         raise UsageError(f"naming_loss: expected a weight of 0 or more, got {config['naming_loss']!r}")
     # None of it is not named: the configuration of ultralytics' own loss is the same with and without the key.
     if not isinstance(config.setdefault("nwd", 0.0), int | float) or not 0 <= config["nwd"] <= 1:
@@ -158,4 +191,10 @@ def _models() -> dict[str, tuple[dict[str, Any], dict[str, str]]]:
 
 
 def _load(path: Path) -> dict[str, Any]:
-    return yaml.safe_load(path.read_text(encoding="utf-8"))
+    try:
+        table = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise UsageError(f"{path}: expected a layer table in YAML, got {' '.join(str(error).split())}") from error
+    if not isinstance(table, dict):
+        raise UsageError(f"{path}: expected a layer table, a mapping with layers and outputs; got {str(table)[:40]!r}")
+    return table

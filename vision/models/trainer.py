@@ -221,6 +221,9 @@ class PollenYOLO(YOLO):
     def _new(self, cfg: str, task: str | None = None, verbose: bool = False) -> None:
         self.cfg, self.task, self.model_name = cfg, task, cfg
         self.model = assemble(self._config, verbose)
+        if isinstance(self.model, PollenModel):
+            body: Any = self.model.model[0]
+            body.check_strides([int(stride) for stride in self.model.stride], self.model.yaml["channels"])
         if (file := self._begin["backbone_weights"]) is not None:
             self.taken = begin(self.model, file)
         self.overrides |= {"model": cfg, "task": task}

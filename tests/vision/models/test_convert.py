@@ -534,11 +534,29 @@ def test_names_of_libraries_stand_for_empty_objects(tmp_path, monkeypatch, call,
     assert (tmp_path / "mark").exists()
 
 
-@pytest.mark.parametrize("content", [b"", b"\x80\x04cposix\nsystem\n", b"PK\x03\x04 but no more"])
-def test_other_files_are_refused(tmp_path, content):
+@pytest.mark.parametrize(
+    ("content", "told"),
+    [
+        (b"", "no zip archive"),
+        (b"\x80\x04cposix\nsystem\n", "no zip archive"),
+        (b"PK\x03\x04 but no more", "cut short; download it again"),
+    ],
+)
+def test_other_files_are_refused(tmp_path, content, told):
     (tmp_path / "x.pt").write_bytes(content)
-    with pytest.raises(SystemExit, match="no zip archive"):
+    with pytest.raises(SystemExit, match=told):
         unpickle.main(str(tmp_path / "x.pt"), str(tmp_path / "out"))
+
+
+def test_a_tensor_without_its_numbers_is_refused(tmp_path):
+    """Not filled with whatever lies in the memory."""
+    torch.save({"model": {"a": torch.ones(4), "none": torch.empty(0, 3)}}, tmp_path / "x.pt")
+    assert read(tmp_path / "x.pt").tensors["none"].shape == (0, 3)
+    with zipfile.ZipFile(tmp_path / "x.pt") as old, zipfile.ZipFile(tmp_path / "y.pt", "w") as new:
+        for name in old.namelist():
+            new.writestr(name, b"" if name.endswith("/data/0") else old.read(name))
+    with pytest.raises(SystemExit, match=r"a tensor of \(4,\) on 0 numbers"):
+        unpickle.main(str(tmp_path / "y.pt"), str(tmp_path / "out"))
 
 
 def test_a_compressed_archive_is_refused_as_it_could_fill_the_memory(file, tmp_path):

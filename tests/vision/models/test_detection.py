@@ -212,3 +212,33 @@ def test_what_cannot_be_built_is_refused():
         build("hieraedge-n")
     with pytest.raises(UsageError, match="configuration: unknown bodyy"):
         build({**build("hieraedge-n", classes=2).yaml, "bodyy": 1})
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        ({"nc": "2"}, r"nc: expected a whole number from 1; got '2'"),
+        (
+            {"names": {0: "Alnus", 1: "Betula"}},
+            "names: expected a list of names, one a class in order; got {0:",
+        ),
+        ({"channels": 2.5}, "channels: expected a whole number from 1; got 2.5"),
+        ({"reg_max": 0}, "reg_max: expected a whole number from 1; got 0"),
+        ({"naming_loss": "high"}, "naming_loss: expected a weight of 0 or more, got 'high'"),
+        ({"scales": {"n": [1.0, 0.25]}}, r"scales: expected \[depth, width, .*\], each above 0, by name; got"),
+        ({"outputs": ["n3", "n4"]}, "outputs: expected the names of three rows, of strides 8, 16 and 32; got"),
+        ({"layers": [None]}, r"expected a row \[name, sources, block, {arguments}\], got None"),
+    ],
+)
+def test_a_table_in_a_wrong_form_is_told(wrong, message):
+    config = build("hieraedge-n", classes=2).yaml
+    with pytest.raises(UsageError, match=message):
+        build({**config, **wrong})
+
+
+def test_a_file_that_is_no_table_is_told(tmp_path):
+    file = tmp_path / "mine.yaml"
+    for text, message in (("- 1", "expected a layer table, a mapping"), ("a: [", "expected a layer table in YAML")):
+        file.write_text(text)
+        with pytest.raises(UsageError, match=message):
+            build(file, classes=2)

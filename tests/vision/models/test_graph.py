@@ -112,3 +112,14 @@ def test_texts_of_values_are_the_values():
     shapes = [{name: tensor.shape for name, tensor in made.state_dict().items()} for made in (texts, values)]
     assert shapes[0] == shapes[1]
     assert shapes[0]["blocks.omni.omni.large.branches.2.weight"][2:] == (13, 13)
+
+
+def test_outputs_of_other_strides_than_the_heads_are_refused():
+    made = body()
+    made.check_strides([4, 4], 3)
+    assert made.training
+    with pytest.raises(UsageError, match=r"outputs: expected rows of strides 8, 4 in order, got 4 \(down\), 4 \(fus"):
+        made.check_strides([8, 4], 3)
+    joined = [*ROWS, ["x", ["stem", "down"], "Concat", {}]]
+    with pytest.raises(UsageError, match="layers: expected sources of one stride in each row, got Sizes of tensors"):
+        body(joined, ["x"]).check_strides([4], 3)

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import torch
+from palyno import UsageError
 from palyno.vision.models.detection import build
 from palyno.vision.models.distill import Teaching
 from palyno.vision.models.loss import NamingLoss
@@ -63,6 +64,12 @@ def test_training_is_interrupted_resumed_and_its_checkpoint_predicts(data):
     assert len(result.boxes) <= 7
     (embedding,) = best.embed(np.zeros((90, 120, 3), np.uint8), imgsz=64, verbose=False)
     assert embedding.shape == (64 + 128 + 256,)
+
+
+def test_a_table_whose_outputs_are_in_another_order_is_not_trained():
+    config = build("hieraedge-n", classes=2).yaml
+    with pytest.raises(UsageError, match=r"outputs: expected rows of strides 8, 16, 32 in order, got 32 \(n5\)"):
+        PollenYOLO({**config, "outputs": ["n5", "n4", "n3"]}, classes=2)
 
 
 def test_neither_optimiser_nor_averaging_can_touch_the_edge_kernel(data):
