@@ -146,7 +146,14 @@ def train(model: str | None, resume: bool, options: tuple[str, ...], **settings:
         click.echo(f"{settings['teacher']} teaches {len(known)} of {len(known) + len(new)} classes{named}", err=True)
     path = run(asked, resume=resume, told=lambda text: click.echo(text, err=True))
     click.echo(f"weights: {path}", err=True)
-    if counts := read_metadata(path).training.get("counts"):
+    counts = read_metadata(path).training.get("counts")
+    if counts and counts["count_error"] >= 1:
+        click.echo(
+            "counts validation images at no threshold better than by finding nothing: train longer, or from trained "
+            "weights (--weights)",
+            err=True,
+        )
+    elif counts:
         click.echo(
             f"counts validation images best at --conf {counts['conf']:g}: mean error {counts['count_error']:.1%}, "
             f"{counts['count_error_at_usual']:.1%} at the default {USUAL:g}",

@@ -72,7 +72,7 @@ def val(
     from dataclasses import replace
     from fnmatch import fnmatch
 
-    from ...errors import UsageError
+    from ...errors import NothingToDoError, UsageError
     from ...vision.operating import choose_conf
     from ...vision.predictions import read_predictions, write_predictions
     from ...vision.protocol import full_report, in_order
@@ -108,6 +108,8 @@ def val(
     if save:
         write_predictions(save, results, classes)
     choice = choose_conf(truth, results, draws) if choose else None
+    if choice and not choice.f1:
+        raise NothingToDoError(f"{split}: expected grains to be found to choose a threshold by, got none at any")
     source = results[0].provenance
     report = finite(
         {

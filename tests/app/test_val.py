@@ -214,6 +214,15 @@ def test_options_that_cannot_go_together_are_refused(scenes, arguments, says):
     assert done.exit_code == 2 and says in done.stderr
 
 
+def test_no_threshold_is_chosen_where_nothing_is_found(scenes, tmp_path):
+    data, found, _ = scenes
+    results, classes = read_predictions(found)
+    write_predictions(tmp_path / "none.json.gz", [result.select([]) for result in results], classes)
+    done = val(data, "--predictions", tmp_path / "none.json.gz", "--choose", "conf")
+    assert done.exit_code == 4, done.output
+    assert not done.stdout and "none at any" in done.stderr
+
+
 def test_a_threshold_below_what_is_looked_for_is_refused_before_the_model_runs(scenes):
     done = val(scenes[0], "--conf", 0.01, "--model", "no such model")
     assert done.exit_code == 2 and "at least that, got 0.01" in done.stderr
