@@ -85,15 +85,15 @@ def convert(
         files = sorted(path.glob("*.geojson")) if path.is_dir() else [path]
         if not files:
             raise AnnotationError(f"{path}: expected a folder with .geojson files, got none")
-        return [read_one_geojson(file) for file in files]
+        slides = find_slides(pictures, recursive=False)[0] if pictures else []
+        return [read_one_geojson(file, slides) for file in files]
 
-    def read_one_geojson(file: Path) -> LabelledImage:
+    def read_one_geojson(file: Path, slides: Sequence[Path]) -> LabelledImage:
         try:
             return read_geojson(file)
         except UsageError:
             if pictures is None:
                 raise
-        slides, _ = find_slides(pictures, recursive=False)
         found = [slide for slide in slides if file.stem in (slide.stem, slide.name)]
         if len(found) != 1:
             got = " and ".join(slide.name for slide in found) or "none"
