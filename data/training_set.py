@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 import shutil
 from collections.abc import Mapping, Sequence
@@ -16,8 +15,15 @@ import numpy as np
 from ..errors import InputError, UsageError
 from .annotations import LabelledImage
 from .annotations.reading import read_text
-from .annotations.yolo import find_root, find_splits, label_lines, labels_of, read_classes, read_yolo
-from .atomic import write_text
+from .annotations.yolo import (
+    find_root,
+    find_splits,
+    label_lines,
+    labels_of,
+    read_classes,
+    read_yolo,
+    write_config,
+)
 
 __all__ = ["TrainingSet", "read_split_lists", "read_training_set", "training_document", "write_training_set"]
 
@@ -193,10 +199,7 @@ def write_training_set(
     for split, source, image in copies.values():
         shutil.copyfile(source, out / "images" / split / source.name)
         (out / "labels" / split / f"{source.stem}.txt").write_text(label_lines(image, classes), encoding="utf-8")
-    root = json.dumps(str(out.resolve()), ensure_ascii=False)
-    lines = [f"path: {root}", *(f"{split}: images/{split}" for split in splits), "names:"]
-    lines += [f"  {i}: {json.dumps(name, ensure_ascii=False)}" for i, name in enumerate(classes)]
-    write_text(out / "data.yaml", "\n".join(lines) + "\n")
+    write_config(out, splits, classes)
     return {split: len(names) for split, names in splits.items()}
 
 

@@ -8,6 +8,7 @@ where the images are. The labels of `images/a.jpg` are in `labels/a.txt`.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -29,6 +30,7 @@ __all__ = [
     "read_classes",
     "read_label_file",
     "read_yolo",
+    "write_config",
     "write_yolo",
 ]
 
@@ -179,6 +181,14 @@ def find_root(config: str | Path) -> Path:
         AnnotationError: It does not say what it should.
     """
     return _root(_read_config(Path(config)), Path(config))
+
+
+def write_config(folder: Path, splits: Iterable[str], classes: Sequence[str]) -> Path:
+    """Writes the `data.yaml` of a folder whose pictures lie in `images/SPLIT`; returns it."""
+    root = json.dumps(str(folder.resolve()), ensure_ascii=False)
+    lines = [f"path: {root}", *(f"{split}: images/{split}" for split in splits), "names:"]
+    lines += [f"  {i}: {json.dumps(name, ensure_ascii=False)}" for i, name in enumerate(classes)]
+    return write_text(folder / "data.yaml", "\n".join(lines) + "\n")
 
 
 def find_splits(config: str | Path) -> dict[str, list[Path]]:

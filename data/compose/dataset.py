@@ -13,6 +13,7 @@ from pathlib import Path
 from ... import __version__
 from ...errors import InputError, UsageError
 from ..annotations.coco import write_coco
+from ..annotations.yolo import write_config
 from ..atomic import write_text
 from ..masks import write_masks
 from ..references import SPLITS, Reference, choose_unknown, find_references, isolated_grains, split_references
@@ -157,10 +158,7 @@ def _finish(
         if any(one.masks is not None for one in images):
             shown = [(one.annotation.image, one.masks) for one in own if one.masks is not None]
             write_masks(shown, out / "masks" / f"{split}.json", classes)
-    root = json.dumps(str(out.resolve()), ensure_ascii=False)
-    lines = [f"path: {root}", *(f"{s}: images/{s}" for s in by_split), "names:"]
-    lines += [f"  {i}: {json.dumps(name, ensure_ascii=False)}" for i, name in enumerate(classes)]
-    write_text(out / "data.yaml", "\n".join(lines) + "\n")
+    write_config(out, by_split, classes)
     manifest = {
         "palyno": __version__,
         "recipe": json.loads(json.dumps(asdict(recipe), default=str)),
